@@ -1,0 +1,414 @@
+"""Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347), for vectors of features.
+
+Read `Config`, the losses (eqs. 7 and 9), then `update` inside `make`: statistics, advantages,
+epochs over reshuffled minibatches. Discrete, multi-discrete, masked and continuous actions differ in
+their distribution only. Axes: T time, B environments, N rows of a minibatch.
+
+Departs from common practice: a truncated row bootstraps from its true final observation, and the row
+that autoreset puts behind an ending has no weight (`rljax.types`); observations are normalized by
+the statistics of before the rollout, so that the first ratio is exactly 1; minibatches are drawn per
+group of environments, so that they are the same on any number of devices (`rljax.minibatches`).
+"""
+
+import dataclasses
+import enum
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from rljax import distributions, losses, minibatches, normalizers, returns
+from rljax.agent import AXIS, Agent
+from rljax.loops import on_policy
+from rljax.nn import policies
+from rljax.nn.heads import ValueHead
+from rljax.nn.mlp import MLP, Activation
+from rljax.nn.policies import BoxPolicy
+from rljax.reductions import explained_variance, mean_over_devices, standardize
+from rljax.types import (
+    Box,
+    Discrete,
+    EnvSpec,
+    Metrics,
+    MultiDiscrete,
+    Observation,
+    Scalar,
+    Trajectory,
+)
+
+
+class RewardScale(enum.Enum):
+    """What keeps value targets near unit scale."""
+
+    NONE = "none"
+    REWARD = "reward"  # rewards over the running deviation of their discounted sum, then clipped
+    VALUE = "value"  # value targets over the running deviation of the λ-returns
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every hyper-parameter of PPO; each field is a flag `--config.<field>`."""
+
+    total_steps: int = 1_000_000  # rows collected in all, over all environments
+    num_envs: int = 8
+    rollout_length: int = 128  # T: rows per environment between updates
+    num_epochs: int = 4
+    num_minibatches: int = 4  # per epoch; must divide num_envs × rollout_length
+    learning_rate: float = 3e-4
+    anneal_learning_rate: bool = True  # linearly, to 0 at total_steps
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 0.5  # over all parameters together
+    discount: float = 0.99  # γ
+    gae_lambda: float = 0.95  # λ
+    clip_ratio: float = 0.2  # ε of eq. 7
+    anneal_clip_ratio: bool = False
+    clip_value: float | None = None  # None: unclipped value loss
+    entropy_cost: float = 0.0
+    value_cost: float = 0.5
+    normalize_advantage: bool = True  # per minibatch
+    recompute_advantage: bool = False  # with the current values, before each epoch
+    target_kl: float | None = None  # stop an update's epochs once approx_kl passes 1.5 times this
+    normalize_observation: bool = False  # by running moments, clipped to ± observation_clip
+    observation_clip: float = 10.0
+    reward_scale: RewardScale = RewardScale.NONE
+    reward_clip: float = 10.0  # with reward_scale=reward only
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = Activation.TANH
+    box_policy: BoxPolicy = BoxPolicy.NORMAL
+    initial_log_std: float = 0.0
+    policy_head_scale: float = 0.01  # gain of the policy's last layer
+
+
+class Policy(NamedTuple):
+    """What acting needs: parameters, and the statistics that observations are normalized by."""
+
+    params: dict[str, Any]  # {"actor": ..., "critic": ...}
+    observation: normalizers.Moments | None
+
+
+class Schedules(NamedTuple):
+    """Hyper-parameters that a population may vary: in the state, so that nothing recompiles."""
+
+    learning_rate: Float[Array, ""]
+    clip_ratio: Float[Array, ""]
+    entropy_cost: Float[Array, ""]
+
+
+class TrainState(NamedTuple):
+    """Everything that a resume needs."""
+
+    params: dict[str, Any]
+    opt_state: optax.OptState
+    observation: normalizers.Moments | None  # of observations
+    rewards: normalizers.Moments | None  # of discounted sums (REWARD) or of λ-returns (VALUE)
+    running_sum: Float[Array, " B"] | None  # REWARD: each environment's, where the rollout ended
+    schedules: Schedules
+    updates: Int[Array, ""]
+
+    @property
+    def policy(self) -> Policy:
+        """Parameters and frozen statistics."""
+        return Policy(self.params, self.observation)
+
+
+class Batch(NamedTuple):
+    """The rows of a rollout as the epochs see them, `[N, ...]` or `[minibatch, ...]`."""
+
+    observation: Observation  # normalized
+    action: Array
+    log_prob: Array  # of the action, by the policy that took it
+    value: Array  # V of that policy, in the critic's own scale
+    advantage: Array
+    target: Array  # in the critic's own scale
+    weight: Array  # 1, or 0 on rows that are not valid
+
+
+def policy_loss(
+    log_prob: Float[Array, " B"],
+    old_log_prob: Float[Array, " B"],
+    advantage: Float[Array, " B"],
+    clip_ratio: Scalar,
+) -> Float[Array, " B"]:
+    """Eq. 7, one term per row, to minimize; the gradient reaches `log_prob` only."""
+    old_log_prob, advantage = jax.lax.stop_gradient((old_log_prob, advantage))
+    return losses.clipped_surrogate(log_prob - old_log_prob, advantage, clip_ratio)
+
+
+def value_loss(
+    value: Float[Array, " B"],
+    old_value: Float[Array, " B"],
+    target: Float[Array, " B"],
+    clip_value: float | None,
+) -> Float[Array, " B"]:
+    """½(V - G)² per row, or its clipped form; the gradient reaches `value` only."""
+    old_value, target = jax.lax.stop_gradient((old_value, target))
+    if clip_value is None:
+        return 0.5 * (value - target) ** 2
+    return losses.clipped_value(value, old_value, target, clip_value)
+
+
+def validate(config: Config) -> None:
+    """Raises ValueError, one sentence, for values that cannot work."""
+    counts = ("total_steps", "num_envs", "rollout_length", "num_epochs", "num_minibatches")
+    positive = (*counts, "learning_rate", "adam_epsilon", "max_grad_norm", "clip_ratio")
+    for name in (*positive, "observation_clip", "reward_clip", "policy_head_scale"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"config.{name} must be positive, not {getattr(config, name)}.")
+    for name in ("clip_value", "target_kl"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(
+                f"config.{name} must be positive, or None to turn it off, not {value}."
+            )
+    for name in ("discount", "gae_lambda"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"config.{name} must lie in [0, 1], not {getattr(config, name)}.")
+    for name in ("entropy_cost", "value_cost"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"config.{name} must not be negative, not {getattr(config, name)}.")
+    if any(size < 1 for size in config.hidden_sizes):
+        raise ValueError(f"config.hidden_sizes must all be positive, not {config.hidden_sizes}.")
+    rows = config.num_envs * config.rollout_length
+    if rows % config.num_minibatches:
+        raise ValueError(
+            f"config.num_minibatches={config.num_minibatches} does not divide the {rows} rows of a "
+            f"rollout (num_envs={config.num_envs} x rollout_length={config.rollout_length})."
+        )
+    if config.total_steps < rows:
+        raise ValueError(
+            f"config.total_steps={config.total_steps} is less than one rollout of {rows} rows."
+        )
+
+
+def loop(config: Config) -> on_policy.Config:
+    """How PPO is driven: rollouts of fixed length, each learned from once."""
+    return on_policy.Config(config.total_steps, config.num_envs, config.rollout_length)
+
+
+def make(config: Config, spec: EnvSpec) -> Agent:
+    """Binds networks and optimizer; every function it returns is pure."""
+    torso = MLP(config.hidden_sizes, config.activation)
+    actor = policies.Actor(torso, spec.action, config.policy_head_scale, config.initial_log_std)
+    critic = nn.Sequential([torso.copy(), ValueHead()])
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.scale_by_adam(eps=config.adam_epsilon),
+    )
+    rows = config.num_envs * config.rollout_length
+    total_updates = config.total_steps // rows
+
+    def init(key: PRNGKeyArray) -> TrainState:
+        actor_key, critic_key = jax.random.split(key)
+        x = jnp.zeros(spec.observation_shape)
+        params = {"actor": actor.init(actor_key, x), "critic": critic.init(critic_key, x)}
+        scale = config.reward_scale
+        return TrainState(
+            params,
+            optimizer.init(params),
+            normalizers.init(spec.observation_shape) if config.normalize_observation else None,
+            None if scale is RewardScale.NONE else normalizers.init(),
+            jnp.zeros(config.num_envs) if scale is RewardScale.REWARD else None,
+            Schedules(
+                jnp.float32(config.learning_rate),
+                jnp.float32(config.clip_ratio),
+                jnp.float32(config.entropy_cost),
+            ),
+            jnp.int32(0),
+        )
+
+    def initial_carry(batch: int) -> tuple[()]:
+        del batch
+        return ()
+
+    def normalized(policy: Policy, features: Array | np.ndarray) -> Array:
+        features = jnp.asarray(features, jnp.float32)
+        if policy.observation is None:
+            return features
+        return normalizers.normalize(features, policy.observation, config.observation_clip)
+
+    def distribution(params: Any, observation: Observation) -> distributions.Distribution:
+        outputs = actor.apply(params["actor"], observation.features)
+        return policies.distribution(spec.action, config.box_policy, outputs, observation.mask)
+
+    def act(
+        policy: Policy, carry: tuple[()], observation: Observation, key: PRNGKeyArray, greedy: bool
+    ) -> tuple[tuple[()], Array, dict[str, Array]]:
+        observation = observation._replace(features=normalized(policy, observation.features))
+        chosen_by = distribution(policy.params, observation)
+        action = chosen_by.mode() if greedy else chosen_by.sample(key)
+        extras = {
+            "log_prob": chosen_by.log_prob(action),
+            "entropy": chosen_by.entropy(),
+            "value": critic.apply(policy.params["critic"], observation.features),
+            **chosen_by.parameters(),
+        }
+        return carry, action, extras
+
+    def loss(params: Any, batch: Batch, schedules: Schedules) -> tuple[Array, Metrics]:
+        """Eq. 9 over this device's rows; the mean over devices is the mean over all rows."""
+        share = batch.weight / jnp.maximum(jax.lax.pmean(jnp.sum(batch.weight), AXIS), 1.0)
+        chosen_by = distribution(params, batch.observation)
+        value = critic.apply(params["critic"], batch.observation.features)
+        log_prob = chosen_by.log_prob(batch.action)
+        log_ratio = log_prob - batch.log_prob
+        surrogate = policy_loss(log_prob, batch.log_prob, batch.advantage, schedules.clip_ratio)
+        error = value_loss(value, batch.value, batch.target, config.clip_value)
+        terms = {
+            "loss/policy": surrogate,
+            "loss/value": error,
+            "policy/entropy": chosen_by.entropy(),
+            "policy/approx_kl": jnp.expm1(log_ratio) - log_ratio,  # Schulman's k3 estimator
+            "policy/clip_fraction": jnp.abs(jnp.expm1(log_ratio)) > schedules.clip_ratio,
+        }
+        means = {name: jnp.sum(share * term) for name, term in terms.items()}
+        total = (
+            means["loss/policy"]
+            + config.value_cost * means["loss/value"]
+            - schedules.entropy_cost * means["policy/entropy"]
+        )
+        return total, means
+
+    def update(
+        state: TrainState, batch: Trajectory, key: PRNGKeyArray
+    ) -> tuple[TrainState, Metrics]:
+        schedules = _annealed(config, state.schedules, state.updates / total_updates)
+        rows, valid = batch.transitions, batch.transitions.valid
+        weight = valid.astype(jnp.float32)
+        # Statistics of before this rollout: those that its log-probabilities came from.
+        features = normalized(state.policy, rows.observation.features)
+        last_features = normalized(state.policy, batch.last_observation.features)
+        reward, rewards, running_sum = _scale_reward(config, state, rows.reward, valid)
+        by_value = config.reward_scale is RewardScale.VALUE
+        deviation = normalizers.deviation(state.rewards) if by_value else 1.0
+
+        def estimate(params: Any) -> tuple[Array, Array, Array]:
+            """Values, advantages and targets `[T, B]`; the values in the critic's scale."""
+            value = critic.apply(params["critic"], features)
+            last_value = critic.apply(params["critic"], last_features)
+            advantage = returns.gae(
+                reward,
+                rows.discount,
+                valid,
+                value * deviation,
+                last_value * deviation,
+                config.discount,
+                config.gae_lambda,
+            )
+            return value, advantage, value + advantage / deviation
+
+        data = Batch(
+            Observation(features, rows.observation.mask),
+            rows.action,
+            rows.extras["log_prob"],
+            *estimate(state.params),
+            weight,
+        )
+
+        def step(learner: tuple[Any, Any], minibatch: Batch) -> tuple[tuple[Any, Any], Metrics]:
+            params, opt_state = learner
+            if config.normalize_advantage:
+                advantage = standardize(minibatch.advantage, minibatch.weight)
+                minibatch = minibatch._replace(advantage=advantage)
+            grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, schedules)
+            grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+            metrics["policy/grad_norm"] = optax.global_norm(grads)
+            steps, opt_state = optimizer.update(grads, opt_state)
+            params = jax.tree.map(lambda p, u: p - schedules.learning_rate * u, params, steps)
+            return (params, opt_state), metrics
+
+        def epoch(learner: tuple[Any, Any], key: PRNGKeyArray) -> tuple[tuple[Any, Any], Metrics]:
+            batch = data
+            if config.recompute_advantage:
+                _, advantage, target = estimate(learner[0])
+                batch = batch._replace(advantage=advantage, target=target)
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+            learner, metrics = jax.lax.scan(
+                lambda learner, rows: step(learner, jax.tree.map(lambda x: x[rows], flat)),
+                learner,
+                minibatches.shuffled(valid.shape, config.num_minibatches, key),
+            )
+            return learner, jax.tree.map(jnp.mean, metrics)
+
+        learner, metrics = _epochs(config, epoch, (state.params, state.opt_state), key)
+        observation = state.observation
+        if observation is not None:
+            observation = normalizers.update(
+                observation, rows.observation.features.astype(jnp.float32), weight, AXIS
+            )
+        if by_value:
+            rewards = normalizers.update(rewards, data.target * deviation, weight, AXIS)
+        metrics["value/explained_variance"] = explained_variance(data.value, data.target, weight)
+        metrics["value/mean"] = mean_over_devices(data.value * deviation, weight)
+        metrics["policy/learning_rate"] = schedules.learning_rate
+        return TrainState(
+            *learner,
+            observation,
+            rewards,
+            running_sum,
+            state.schedules,
+            state.updates + 1,
+        ), metrics
+
+    return Agent(spec, init, initial_carry, act, update, stores=("log_prob",))
+
+
+def _annealed(config: Config, schedules: Schedules, progress: Array) -> Schedules:
+    left = jnp.maximum(1.0 - progress, 0.0)
+    if config.anneal_learning_rate:
+        schedules = schedules._replace(learning_rate=schedules.learning_rate * left)
+    if config.anneal_clip_ratio:
+        schedules = schedules._replace(clip_ratio=schedules.clip_ratio * left)
+    return schedules
+
+
+def _scale_reward(
+    config: Config, state: TrainState, reward: Float[Array, "T B"], valid: Array
+) -> tuple[Array, normalizers.Moments | None, Array | None]:
+    """REWARD: rewards over the deviation of their running discounted sums, clipped; else as is.
+
+    `state.running_sum` is of all environments; this device sees its own and gathers the others'.
+    """
+    if config.reward_scale is not RewardScale.REWARD:
+        return reward, state.rewards, state.running_sum
+    mine = jax.lax.axis_index(AXIS) * reward.shape[1]
+    before = jax.lax.dynamic_slice_in_dim(state.running_sum, mine, reward.shape[1])
+    sums = returns.running_discounted_sum(reward, valid, before, config.discount)
+    rewards = normalizers.update(state.rewards, sums, valid.astype(jnp.float32), AXIS)
+    scaled = reward / normalizers.deviation(rewards)
+    running_sum = jax.lax.all_gather(sums[-1], AXIS, tiled=True)
+    return jnp.clip(scaled, -config.reward_clip, config.reward_clip), rewards, running_sum
+
+
+def _epochs(
+    config: Config, epoch: Callable[[Any, Array], tuple[Any, Metrics]], learner: Any, key: Array
+) -> tuple[Any, Metrics]:
+    """All epochs, or, with `target_kl`, until one ends with an approximate KL beyond 1.5 times it."""
+    keys = jax.random.split(key, config.num_epochs)
+    if config.target_kl is None:
+        learner, metrics = jax.lax.scan(epoch, learner, keys)
+        return learner, jax.tree.map(jnp.mean, metrics)
+
+    def guarded(carry: tuple[Any, Array], key: Array) -> tuple[tuple[Any, Array], Any]:
+        learner, go = carry
+        unchanged = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(epoch, learner, key)[1]
+        )
+        learner, metrics = jax.lax.cond(
+            go, epoch, lambda learner, key: (learner, unchanged), learner, key
+        )
+        near = metrics["policy/approx_kl"] <= 1.5 * config.target_kl
+        return (learner, go & near), (metrics, go)
+
+    (learner, _), (metrics, ran) = jax.lax.scan(guarded, (learner, jnp.bool_(True)), keys)
+    count = jnp.sum(ran)
+    means = jax.tree.map(lambda x: jnp.sum(x) / count, metrics)
+    return learner, {**means, "policy/epochs": count.astype(jnp.float32)}

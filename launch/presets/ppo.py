@@ -1,0 +1,125 @@
+"""PPO's presets; `python -m launch.train --env=NAME` starts from the entry of that name.
+
+"RL Zoo" is the table of tuned hyper-parameters of rl-baselines3-zoo; "tianshou" the one set that
+its MuJoCo benchmark uses for every task, there over 3M steps; its scores here are those at 1M. Our
+value loss is value_cost · ½ · MSE; theirs have no ½, so a coefficient of 0.5 there is
+value_cost=1 here, and 0.25 is 0.5.
+"""
+
+from agents.ppo import Config, RewardScale
+from launch.presets import Preset
+
+_NOT_YET = "not yet measured"
+
+_CARTPOLE = Config(
+    total_steps=100_000,
+    num_envs=8,
+    rollout_length=32,
+    num_epochs=20,
+    num_minibatches=1,  # of 256
+    learning_rate=1e-3,
+    discount=0.98,
+    gae_lambda=0.8,
+    anneal_clip_ratio=True,
+    value_cost=1.0,
+)
+_ACROBOT = Config(
+    total_steps=1_000_000,
+    num_envs=16,
+    rollout_length=256,
+    num_epochs=4,
+    num_minibatches=64,  # of 64
+    anneal_learning_rate=False,
+    gae_lambda=0.94,
+    value_cost=1.0,
+    normalize_observation=True,
+    reward_scale=RewardScale.REWARD,
+)
+_LUNAR_LANDER = Config(
+    total_steps=1_000_000,
+    num_envs=16,
+    rollout_length=1024,
+    num_epochs=4,
+    num_minibatches=256,  # of 64
+    anneal_learning_rate=False,
+    discount=0.999,
+    gae_lambda=0.98,
+    entropy_cost=0.01,
+    value_cost=1.0,
+)
+_PENDULUM = Config(  # γ = 0.9 is what matters; the Zoo explores by gSDE, which we do not have
+    total_steps=100_000,
+    num_envs=4,
+    rollout_length=1024,
+    num_epochs=10,
+    num_minibatches=64,  # of 64
+    learning_rate=1e-3,
+    anneal_learning_rate=False,
+    discount=0.9,
+    value_cost=1.0,
+)
+_MUJOCO = Config(
+    total_steps=1_000_000,
+    num_envs=8,
+    rollout_length=256,
+    num_epochs=10,
+    num_minibatches=32,  # of 64
+    value_cost=0.5,
+    normalize_advantage=False,
+    recompute_advantage=True,
+    normalize_observation=True,
+    reward_scale=RewardScale.VALUE,
+    initial_log_std=-0.5,
+    policy_head_scale=0.01,
+)
+
+
+def _preset(env: str, config: Config, source: str, wall_clock: str, score: str) -> Preset:
+    workdir = f"runs/{env.replace(':', '-')}"
+    return Preset(
+        config=config,
+        command=f"python -m launch.train --agent=ppo --env={env} --workdir={workdir}",
+        source=source,
+        hardware="2 CPU cores",
+        wall_clock=wall_clock,
+        score=score,
+    )
+
+
+PRESETS = {
+    "CartPole-v1": _preset(
+        "CartPole-v1", _CARTPOLE, "RL Zoo", _NOT_YET, f"{_NOT_YET}; published: 500.0"
+    ),
+    "Acrobot-v1": _preset(
+        "Acrobot-v1", _ACROBOT, "RL Zoo", _NOT_YET, f"{_NOT_YET}; published: -73.5"
+    ),
+    "LunarLander-v3": _preset(
+        "LunarLander-v3", _LUNAR_LANDER, "RL Zoo", _NOT_YET, f"{_NOT_YET}; published: 242.1 on v2"
+    ),
+    "LunarLanderContinuous-v3": _preset(
+        "LunarLanderContinuous-v3",
+        _LUNAR_LANDER,
+        "RL Zoo",
+        _NOT_YET,
+        f"{_NOT_YET}; published: 270.9 on v2",
+    ),
+    "Pendulum-v1": _preset(
+        "Pendulum-v1", _PENDULUM, "RL Zoo", _NOT_YET, f"{_NOT_YET}; published: -172.2"
+    ),
+    "HalfCheetah-v4": _preset(
+        "HalfCheetah-v4", _MUJOCO, "tianshou", _NOT_YET, f"{_NOT_YET}; published: 5783.9 on v3"
+    ),
+    "Hopper-v4": _preset(
+        "Hopper-v4", _MUJOCO, "tianshou", _NOT_YET, f"{_NOT_YET}; published: 2609.3 on v3"
+    ),
+    "Walker2d-v4": _preset(
+        "Walker2d-v4", _MUJOCO, "tianshou", _NOT_YET, f"{_NOT_YET}; published: 3588.5 on v3"
+    ),
+    "Ant-v4": _preset(
+        "Ant-v4", _MUJOCO, "tianshou", _NOT_YET, f"{_NOT_YET}; published: 3258.4 on v3"
+    ),
+    "rljax:cartpole": _preset(
+        "rljax:cartpole", _CARTPOLE, "as CartPole-v1", _NOT_YET, f"{_NOT_YET}; at most 500"
+    ),
+    "rljax:pendulum": _preset("rljax:pendulum", _PENDULUM, "as Pendulum-v1", _NOT_YET, _NOT_YET),
+}

@@ -1,0 +1,53 @@
+"""What a process of ours sets before JAX is imported, and how it hears that it must stop."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+def prepare() -> None:
+    """Environment variables that JAX reads at import; those already set are left alone."""
+    # Size of XLA's CPU thread pool: emulated devices deadlock when it is smaller than their number.
+    os.environ.setdefault("NPROC", "32")
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    cache = pathlib.Path(home) / "rljax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@dataclasses.dataclass
+class Stop:
+    """Whether to stop, and for which signal."""
+
+    signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 + signal, as shells count."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGINT and SIGTERM set the flag: the work may end in order. A second one acts as always."""
+    stop = Stop()
+    before = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

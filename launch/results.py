@@ -1,0 +1,24 @@
+"""`result.json`: the numbers that a run comes to, each script adding its own."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+FILE = "result.json"
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+    """What is known so far, nothing if nothing."""
+    path = workdir / FILE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def update(workdir: pathlib.Path, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges `numbers` in, atomically; returns the whole."""
+    merged = {**read(workdir), **numbers}
+    partial = workdir / f".{FILE}.{os.getpid()}"
+    partial.write_text(json.dumps(merged, indent=2) + "\n")
+    partial.replace(workdir / FILE)
+    return merged

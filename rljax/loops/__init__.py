@@ -1,0 +1,21 @@
+"""Loops know only the Agent contract; they yield `(step, state, metrics)` and never write.
+
+`LOOPS` finds the loop of a config, so that `launch.train` has one `for` for all of them.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from rljax.loops import on_policy
+from rljax.types import Metrics
+
+
+class Loop(NamedTuple):
+    """Two functions over a state of the loop's own, a pytree: what a checkpoint holds."""
+
+    init: Callable[[Any, Any, Any], Any]  # agent, source, config -> the state before the first step
+    # agent, source, state, config, first step -> what happens from there on
+    run: Callable[[Any, Any, Any, Any, int], Iterator[tuple[int, Any, Metrics]]]
+
+
+LOOPS = {on_policy.Config: Loop(on_policy.init, on_policy.run)}

@@ -1,0 +1,29 @@
+"""Loss terms that more than one algorithm uses: functions of arrays, one number per row.
+
+None of them averages: the caller owns the weights of its rows.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from rljax.types import Scalar
+
+
+def clipped_surrogate(
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], epsilon: Scalar
+) -> Float[Array, "*batch"]:
+    """-min(ρA, clip(ρ, 1-ε, 1+ε)A), ρ = exp(log_ratio) (Schulman et al. 2017, eq. 7), to minimize."""
+    ratio = jnp.exp(log_ratio)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+
+
+def clipped_value(
+    value: Float[Array, "*batch"],
+    old_value: Float[Array, "*batch"],
+    target: Float[Array, "*batch"],
+    epsilon: Scalar,
+) -> Float[Array, "*batch"]:
+    """½·max((V - G)², (V_old + clip(V - V_old, ±ε) - G)²), as OpenAI's baselines have it."""
+    near = old_value + jnp.clip(value - old_value, -epsilon, epsilon)
+    return 0.5 * jnp.maximum((value - target) ** 2, (near - target) ** 2)

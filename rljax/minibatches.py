@@ -1,0 +1,50 @@
+"""Which rows of a rollout go into which minibatch: the same on any number of devices.
+
+A plain shuffle over all rows would change with the way they are split over devices. So environments
+are shuffled in groups, apart: each minibatch takes equally many rows from every group, and every
+device holds whole groups. With up to 8 devices, the minibatches do not depend on how many they are.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Int, PRNGKeyArray
+
+from rljax.agent import AXIS
+
+_GROUPS = 8  # at most, unless there are more devices
+
+
+def groups(num_envs: int, minibatch_size: int, num_devices: int) -> int:
+    """The number of groups, over all devices. Raises ValueError where the sizes allow no split."""
+    count = math.gcd(num_envs, minibatch_size, _GROUPS)
+    if count % num_devices:
+        count = num_devices
+    if num_envs % count or minibatch_size % count:
+        raise ValueError(
+            f"{num_envs} environments and minibatches of {minibatch_size} rows cannot be split "
+            f"over {num_devices} devices: make both multiples of {num_devices}."
+        )
+    return count
+
+
+def shuffled(shape: tuple[int, int], num_minibatches: int, key: PRNGKeyArray) -> Int[Array, "M N"]:
+    """For each minibatch of an epoch, this device's rows, as indices into `shape` `(T, B)` flattened.
+
+    `key` is the same on all devices, which `AXIS` joins; every row comes once.
+    """
+    length, envs = shape
+    devices = jax.lax.axis_size(AXIS)
+    count = groups(envs * devices, length * envs * devices // num_minibatches, devices) // devices
+    first = jax.lax.axis_index(AXIS) * count
+    keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))
+    size = length * envs // count
+    order = jnp.argsort(jax.vmap(lambda key: jax.random.bits(key, (size,)))(keys), axis=1)
+    rows = jnp.arange(length * envs).reshape(length, count, -1)
+    rows = rows.transpose(1, 0, 2).reshape(count, size)
+    rows = jnp.take_along_axis(rows, order, axis=1)
+    rows = rows.reshape(count, num_minibatches, -1).transpose(1, 0, 2)
+    return rows.reshape(num_minibatches, -1)

@@ -1,0 +1,1 @@
+"""Network modules (Flax Linen); initializers are stated where a layer is made."""

@@ -1,0 +1,63 @@
+"""Running statistics that live in the train state: exact, weighted, merged across devices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+
+class Moments(NamedTuple):
+    """Count, mean and (population) variance of all that was seen, over the leading axes."""
+
+    count: Float[Array, ""]
+    mean: Float[Array, "*shape"]
+    variance: Float[Array, "*shape"]
+
+
+def init(shape: tuple[int, ...] = ()) -> Moments:
+    """Mean 0 and variance 1, with a weight so small that the first data replace them."""
+    return Moments(jnp.float32(1e-4), jnp.zeros(shape), jnp.ones(shape))
+
+
+def update(
+    moments: Moments,
+    x: Float[Array, "*batch_and_shape"],
+    weight: Float[Array, "*batch"],
+    axis_name: str | None = None,
+) -> Moments:
+    """Merges the rows `x` `[..., *shape]` of weight 0 or 1 `[...]` (Chan et al. 1983, eq. 2.1).
+
+    With `axis_name` the rows of all devices on that axis are merged, and every device gets the same.
+    """
+
+    def total(y: Array) -> Array:
+        return jax.lax.psum(y, axis_name) if axis_name else y
+
+    axes = tuple(range(weight.ndim))
+    w = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+    w = jnp.broadcast_to(w, x.shape)
+    count = total(jnp.sum(weight))
+    mean = total(jnp.sum(w * x, axes)) / jnp.maximum(count, 1.0)
+    squares = total(jnp.sum(w * (x - jnp.broadcast_to(mean, x.shape)) ** 2, axes))
+
+    both = moments.count + count
+    step = mean - moments.mean
+    squares = squares + moments.variance * moments.count + step**2 * moments.count * count / both
+    merged = Moments(both, moments.mean + step * count / both, squares / both)
+    return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), merged, moments)
+
+
+def normalize(
+    x: Float[Array, "*batch_and_shape"], moments: Moments, clip: float
+) -> Float[Array, "*batch_and_shape"]:
+    """(x - mean) / deviation, clipped to ±`clip`."""
+    mean, scale = moments.mean, jax.lax.rsqrt(moments.variance + 1e-8)
+    mean, scale = jnp.broadcast_to(mean, x.shape), jnp.broadcast_to(scale, x.shape)
+    return jnp.clip((x - mean) * scale, -clip, clip)
+
+
+def deviation(moments: Moments) -> Float[Array, "*shape"]:
+    """Standard deviation, never quite 0."""
+    return jnp.sqrt(moments.variance + 1e-8)

@@ -1,0 +1,141 @@
+"""The types that pass between the packages, and the legend of their axes.
+
+Axes: T time, B batch or environments, A actions, O observation, H horizon, L tokens, V vocabulary,
+D devices. Arrays are time-major, `[T, B, ...]`; tokens alone are `[B, L]`.
+
+One row of a rollout is one call of the environment's `step`. Environments restart themselves on the
+call *after* an ending one (EnvPool's and Gymnasium's next-step autoreset), so
+
+    row t      discount 0 if the episode terminated here, else 1 (a time limit is no termination)
+    row t+1    holds the true final observation; its action was ignored: `valid` is False
+    row t+2    starts the next episode
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax import Array
+
+Metrics = dict[str, Array]  # "group/noun" -> scalar
+Scalar = float | Array  # a number that may be traced
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """One of `num_actions` actions: int32 `[...]` from 0."""
+
+    num_actions: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action."""
+        return ()
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Shape of one action mask: True where the action is allowed."""
+        return (self.num_actions,)
+
+    @property
+    def dtype(self) -> str:
+        """Type of an action."""
+        return "int32"
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete:
+    """One choice per component: int32 `[..., K]`; masks are concatenated, `[..., sum(nvec)]`."""
+
+    nvec: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action."""
+        return (len(self.nvec),)
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Shape of one action mask: the components' masks, one after another."""
+        return (sum(self.nvec),)
+
+    @property
+    def dtype(self) -> str:
+        """Type of an action."""
+        return "int32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A vector of reals, float32 `[..., A]`, within `low` and `high` (which may be infinite)."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action."""
+        return (len(self.low),)
+
+    @property
+    def dtype(self) -> str:
+        """Type of an action."""
+        return "float32"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every bound is finite."""
+        return all(math.isfinite(x) for x in (*self.low, *self.high))
+
+
+ActionSpec = Discrete | MultiDiscrete | Box
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What an agent must know of an environment; hashable."""
+
+    name: str  # as the user gave it, e.g. "CartPole-v1"
+    observation_shape: tuple[int, ...]  # of one observation
+    observation_dtype: str  # as the agent sees it: "float32", or "uint8" for pixels
+    action: ActionSpec
+    has_mask: bool = False  # observations carry a mask of allowed actions
+    max_episode_steps: int | None = None
+
+
+class Observation(NamedTuple):
+    """What the policy sees: features `[..., *observation_shape]`, and the mask of allowed actions.
+
+    `mask` is bool `[..., *action.mask_shape]`, or None where the environment gives none.
+    """
+
+    features: Array | np.ndarray
+    mask: Array | np.ndarray | None = None
+
+
+class Transition(NamedTuple):
+    """One row, or `[T, B]` of them; see the module's legend for `discount` and `valid`."""
+
+    observation: Observation
+    action: Array | np.ndarray
+    reward: Array | np.ndarray  # float32
+    discount: Array | np.ndarray  # float32: 0 where the episode terminated, else 1
+    valid: Array | np.ndarray  # bool: False on the row that autoreset puts after an episode's end
+    extras: dict[str, Array]  # what the agent asked to keep (`Agent.stores`), e.g. "log_prob"
+
+
+class Trajectory(NamedTuple):
+    """A rollout: rows `[T, B, ...]`, the observation after the last, the carry before the first."""
+
+    transitions: Transition
+    last_observation: Observation  # [B, ...]: row T
+    initial_carry: Any  # the agent's carry at row 0; () when feed-forward
+
+
+class Episodes(NamedTuple):
+    """Totals over the episodes that ended in a rollout; all zero when none did."""
+
+    count: Array | np.ndarray  # int32
+    return_sum: Array | np.ndarray  # float32, undiscounted and unclipped
+    length_sum: Array | np.ndarray  # int32, in steps

@@ -1,0 +1,309 @@
+"""PPO's update as a whole: ratios, weights, statistics, schedules, devices, and every flag."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import ppo
+from rljax import minibatches, normalizers, rollout, sharding
+from rljax.envs import catch, pendulum, wrappers
+from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Trajectory, Transition
+
+T, B = 6, 8
+SPECS = {
+    "discrete": EnvSpec("discrete", (3,), "float32", Discrete(4)),
+    "masked": EnvSpec("masked", (3,), "float32", Discrete(4), has_mask=True),
+    "multi_discrete": EnvSpec("multi", (3,), "float32", MultiDiscrete((2, 3))),
+    "box": EnvSpec("box", (3,), "float32", Box((-1.0, -2.0), (1.0, 2.0))),
+}
+CONFIG = ppo.Config(
+    total_steps=T * B * 10,
+    num_envs=B,
+    rollout_length=T,
+    num_epochs=2,
+    num_minibatches=3,
+    hidden_sizes=(8,),
+    policy_head_scale=1.0,
+)
+
+
+def rollout_of(agent, state, key, *, ended=None) -> Trajectory:
+    """A made-up rollout whose actions and log-probabilities are this policy's own.
+
+    `ended[t, b]`: row t ended an episode (odd environments truncate, even ones terminate).
+    """
+    keys = jax.random.split(key, 5)
+    if ended is None:
+        ended = jnp.zeros((T, B), bool).at[2, 1].set(True).at[3, 2].set(True)
+    valid = jnp.concatenate([jnp.ones((1, B), bool), ~ended[:-1]])
+    mask = None
+    if agent.spec.has_mask:
+        mask = jax.random.bernoulli(keys[3], 0.5, (T + 1, B, 4)).at[..., 0].set(True)
+    features = 2 + 3 * jax.random.normal(keys[0], (T + 1, B, 3))
+    rows = Observation(features[:-1], None if mask is None else mask[:-1])
+    last = Observation(features[-1], None if mask is None else mask[-1])
+    _, action, extras = agent.act(state.policy, (), rows, keys[1], False)
+    reward = jnp.where(valid, jax.random.normal(keys[2], (T, B)), 0.0)
+    discount = jnp.where(ended & (jnp.arange(B) % 2 == 0)[None], 0.0, 1.0)
+    transitions = Transition(
+        rows, action, reward, discount, valid, {"log_prob": extras["log_prob"]}
+    )
+    return Trajectory(transitions, last, ())
+
+
+@functools.cache  # so that an agent's update compiles once
+def updater(update, devices, backend):
+    return sharding.data_parallel(update, sharding.mesh(devices), backend)
+
+
+def learn(agent, state, batch, key, *, devices=1, backend=sharding.Parallel.SHARD_MAP):
+    """One update over `devices` devices; the given state survives."""
+    mesh = sharding.mesh(devices)
+    update = updater(agent.update, devices, backend)
+    state, metrics = update(sharding.replicate(state, mesh), batch, key)
+    return sharding.local(state), {name: float(x) for name, x in sharding.local(metrics).items()}
+
+
+def same(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def differs(a, b) -> bool:
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return any(not np.array_equal(x, y) for x, y in leaves)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_first_ratio_is_1_whatever_the_statistics(spec, key):
+    config = dataclasses.replace(
+        CONFIG, num_epochs=1, num_minibatches=1, normalize_observation=True
+    )
+    agent = ppo.make(config, spec)
+    state = agent.init(key)
+    moments = normalizers.Moments(jnp.float32(100.0), jnp.full(3, 2.0), jnp.full(3, 9.0))
+    state = state._replace(observation=moments)
+    after, metrics = learn(agent, state, rollout_of(agent, state, key), key)
+    assert metrics["policy/approx_kl"] == pytest.approx(0, abs=1e-9)
+    assert metrics["policy/clip_fraction"] == 0
+    assert differs(after.observation, moments)  # and they did move, after the epochs
+
+
+def test_metrics_match_numpy_on_one_full_batch(key):
+    config = dataclasses.replace(
+        CONFIG, num_epochs=1, num_minibatches=1, normalize_advantage=False, entropy_cost=0.1
+    )
+    agent = ppo.make(config, SPECS["discrete"])
+    state = agent.init(key)
+    batch = rollout_of(agent, state, key)
+    _, metrics = learn(agent, state, batch, key)
+
+    rows = jax.tree.map(np.asarray, batch.transitions)
+    _, _, extras = agent.act(state.policy, (), rows.observation, key, True)
+    _, _, last = agent.act(state.policy, (), batch.last_observation, key, True)
+    value = np.concatenate([extras["value"], last["value"][None]]).astype(float)
+    advantage = np.zeros((T, B))
+    for b in range(B):
+        trace = 0.0
+        for t in reversed(range(T)):
+            delta = rows.reward[t, b] + 0.99 * rows.discount[t, b] * value[t + 1, b] - value[t, b]
+            cut = t + 1 < T and not rows.valid[t + 1, b]
+            trace = delta + (0 if cut else 0.99 * 0.95 * rows.discount[t, b] * trace)
+            advantage[t, b] = trace
+    weight = rows.valid / rows.valid.sum()
+    # at ratio 1 the surrogate is -A, and G - V is A
+    assert metrics["loss/policy"] == pytest.approx(-(weight * advantage).sum(), abs=1e-5)
+    assert metrics["loss/value"] == pytest.approx((weight * advantage**2).sum() / 2, rel=1e-4)
+    assert metrics["policy/entropy"] == pytest.approx((weight * extras["entropy"]).sum(), rel=1e-5)
+
+
+def test_a_row_behind_an_ending_has_no_gradient(key):
+    agent = ppo.make(CONFIG, SPECS["discrete"])
+    state = agent.init(key)
+    batch = rollout_of(agent, state, key)
+    rows = batch.transitions
+    assert not rows.valid[4, 2]
+    assert rows.discount[3, 2] == 0  # terminated: not even its V may matter
+    noise = rows._replace(
+        observation=Observation(rows.observation.features.at[4, 2].set(77.0)),
+        action=rows.action.at[4, 2].set((rows.action[4, 2] + 1) % 4),
+        extras={"log_prob": rows.extras["log_prob"].at[4, 2].add(3.0)},
+    )
+    clean, _ = learn(agent, state, batch, key)
+    noisy, _ = learn(agent, state, batch._replace(transitions=noise), key)
+    same(clean, noisy, rtol=0)
+    valid_row = rows._replace(action=rows.action.at[3, 2].set((rows.action[3, 2] + 1) % 4))
+    other, _ = learn(agent, state, batch._replace(transitions=valid_row), key)
+    assert differs(clean.params, other.params)
+
+
+@pytest.mark.parametrize("scale", ppo.RewardScale)
+def test_two_devices_and_pmap_give_what_one_device_gives(scale, key):
+    config = dataclasses.replace(CONFIG, normalize_observation=True, reward_scale=scale)
+    agent = ppo.make(config, SPECS["box"])
+    one = two = pmapped = agent.init(key)
+    for i in range(3):
+        step = jax.random.fold_in(key, i)
+        batch = rollout_of(agent, one, step)
+        one, metrics = learn(agent, one, batch, step)
+        two, metrics_two = learn(agent, two, batch, step, devices=2)
+        pmapped, _ = learn(agent, pmapped, batch, step, devices=2, backend=sharding.Parallel.PMAP)
+    same(one, two, rtol=2e-4, atol=2e-6)  # sums in another order
+    same(metrics, metrics_two, rtol=2e-3, atol=2e-5)
+    same(two, pmapped, rtol=1e-6, atol=1e-7)
+
+
+CHANGES = {
+    "total_steps": T * B * 20,
+    "num_epochs": 3,
+    "num_minibatches": 2,
+    "learning_rate": 1e-3,
+    "anneal_learning_rate": False,
+    "adam_epsilon": 1e-3,
+    "max_grad_norm": 0.01,
+    "discount": 0.9,
+    "gae_lambda": 0.5,
+    "clip_ratio": 0.01,
+    "anneal_clip_ratio": True,
+    "clip_value": 0.001,
+    "entropy_cost": 0.1,
+    "value_cost": 0.1,
+    "normalize_advantage": False,
+    "recompute_advantage": True,
+    "target_kl": 1e-6,
+    "normalize_observation": True,
+    "observation_clip": 0.5,
+    "reward_scale": ppo.RewardScale.VALUE,
+    "reward_clip": 0.1,
+    "hidden_sizes": (9,),
+    "activation": ppo.Activation.RELU,
+    "box_policy": ppo.BoxPolicy.TANH_NORMAL,
+    "initial_log_std": -1.0,
+    "policy_head_scale": 0.5,
+}
+
+
+def test_every_field_of_the_config_is_covered_below():
+    fields = {f.name for f in dataclasses.fields(ppo.Config)}
+    assert fields - set(CHANGES) == {"num_envs", "rollout_length"}  # the collector's business
+
+
+@functools.cache
+def trained(config):
+    """Parameters after two updates; the second is the first with annealed rates."""
+    key = jax.random.key(0)
+    agent = ppo.make(config, SPECS["box"])
+    state = agent.init(key)
+    for i in range(2):
+        batch = rollout_of(agent, state, jax.random.fold_in(key, i))
+        state, _ = learn(agent, state, batch, key)
+    return state.params
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_field_changes_the_outcome(name):
+    base = dataclasses.replace(
+        CONFIG,
+        learning_rate=1e-2,
+        clip_ratio=0.05,
+        normalize_observation=name == "observation_clip",
+        reward_scale=ppo.RewardScale.REWARD if name == "reward_clip" else ppo.RewardScale.NONE,
+    )
+    outcomes = [trained(base), trained(dataclasses.replace(base, **{name: CHANGES[name]}))]
+    if name == "hidden_sizes":
+        assert jax.tree.map(jnp.shape, outcomes[0]) != jax.tree.map(jnp.shape, outcomes[1])
+    else:
+        assert differs(*outcomes)
+
+
+def test_learning_rate_and_clip_ratio_fall_linearly_to_0(key):
+    config = dataclasses.replace(CONFIG, total_steps=4 * T * B, anneal_clip_ratio=True)
+    agent = ppo.make(config, SPECS["discrete"])
+    state, rates = agent.init(key), []
+    batch = rollout_of(agent, state, key)
+    for _ in range(4):
+        state, metrics = learn(agent, state, batch, key)
+        rates.append(metrics["policy/learning_rate"])
+    np.testing.assert_allclose(rates, 3e-4 * np.array([1, 0.75, 0.5, 0.25]), rtol=1e-6)
+
+
+def test_target_kl_ends_the_epochs_of_an_update(key):
+    config = dataclasses.replace(CONFIG, num_epochs=10, learning_rate=0.05, target_kl=0.01)
+    agent = ppo.make(config, SPECS["discrete"])
+    state = agent.init(key)
+    _, metrics = learn(agent, state, rollout_of(agent, state, key), key)
+    assert 1 <= metrics["policy/epochs"] < 10
+    gentle = ppo.make(dataclasses.replace(config, target_kl=1e3), SPECS["discrete"])
+    _, metrics = learn(gentle, state, rollout_of(agent, state, key), key)
+    assert metrics["policy/epochs"] == 10
+
+
+def test_every_minibatch_takes_each_row_once_and_epochs_differ(key):
+    def rows(key):
+        return minibatches.shuffled((T, B), CONFIG.num_minibatches, key)
+
+    mapped = jax.shard_map(
+        jax.vmap(rows),
+        mesh=sharding.mesh(1),
+        in_specs=jax.P(),
+        out_specs=jax.P(),
+        check_vma=False,
+    )
+    epochs = np.asarray(mapped(jax.random.split(key, 200)))
+    assert epochs.shape == (200, 3, T * B // 3)
+    assert (np.sort(epochs.reshape(200, -1), axis=1) == np.arange(T * B)).all()
+    first = (epochs[:, 0] == 5).any(axis=1).mean()  # row 5 falls into minibatch 0 a third of times
+    assert abs(first - 1 / 3) < 0.12  # 3.6 standard errors of 200 draws
+
+
+def test_masked_actions_are_never_taken_and_served_probabilities_are_0(key):
+    agent = ppo.make(CONFIG, SPECS["masked"])
+    state = agent.init(key)
+    mask = jnp.array([[False, True, False, True]] * 2000)
+    observation = Observation(jax.random.normal(key, (2000, 3)), mask)
+    for greedy in (False, True):
+        _, action, extras = agent.act(state.policy, (), observation, key, greedy)
+        assert set(np.unique(action)) <= {1, 3}
+        assert (extras["probabilities"][:, [0, 2]] == 0).all()
+
+
+def test_observation_statistics_skip_rows_that_are_not_valid(key):
+    config = dataclasses.replace(CONFIG, normalize_observation=True)
+    agent = ppo.make(config, SPECS["discrete"])
+    state = agent.init(key)
+    batch = rollout_of(agent, state, key)
+    state, _ = learn(agent, state, batch, key)
+    rows = batch.transitions
+    seen = np.asarray(rows.observation.features)[np.asarray(rows.valid)]
+    np.testing.assert_allclose(state.observation.mean, seen.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(state.observation.variance, seen.var(0), rtol=1e-4)
+
+
+def test_reward_scale_follows_the_running_sum_across_rollouts(key):
+    config = dataclasses.replace(CONFIG, reward_scale=ppo.RewardScale.REWARD, discount=0.5)
+    agent = ppo.make(config, SPECS["discrete"])
+    state = agent.init(key)
+    batch = rollout_of(agent, state, key, ended=jnp.zeros((T, B), bool))
+    ones = batch._replace(transitions=batch.transitions._replace(reward=jnp.ones((T, B))))
+    state, _ = learn(agent, state, ones, key)
+    # 1 + ½ + … + ½⁵ = 1.96875; the next rollout goes on from there: 1 + ½·1.96875 + …
+    np.testing.assert_allclose(state.running_sum, np.full(B, 1.96875), rtol=1e-6)
+    state, _ = learn(agent, state, ones, key)
+    np.testing.assert_allclose(state.running_sum, np.full(B, 2 - 2.0**-11), rtol=1e-6)
+    sums = 2 - 2.0 ** -np.arange(12)
+    np.testing.assert_allclose(state.rewards.variance, sums.var(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("env", "kind"), [(catch.make(), "discrete"), (pendulum.make(), "box")], ids=["catch", "box"]
+)
+def test_a_collected_batch_has_the_axes_and_the_extras(env, kind, key):
+    agent = ppo.make(dataclasses.replace(CONFIG, num_envs=4), env.spec)
+    collector = rollout.make(agent, wrappers.autoreset(env), 4, 5, rollout.Kind.AUTO)
+    _, batch, _ = collector.collect(agent.init(key).policy, collector.init(key), key)
+    assert batch.transitions.reward.shape == (5, 4)
+    assert set(batch.transitions.extras) == {"log_prob"}
+    assert batch.transitions.action.dtype == {"discrete": jnp.int32, "box": jnp.float32}[kind]
