@@ -10,31 +10,32 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: .venv/.installed ## create .venv and install the locked dependencies and rljax into it
+	@echo "Ready: .venv/bin/python"
 
-demo: setup ## train PPO on CartPole, evaluate, export, serve, ask it for actions; under four minutes
+demo: .venv/.installed ## train PPO on CartPole, evaluate, export, serve, ask it for actions; under four minutes
 	@.venv/bin/python -m launch.demo
 
-test: setup ## run the test suite without the slow tests
+test: .venv/.installed ## run the test suite without the slow tests
 	@.venv/bin/pytest
 
-test-slow: setup ## run the slow tests: agents that must solve small tasks
+test-slow: .venv/.installed ## run the slow tests: agents that must solve small tasks
 	@.venv/bin/pytest -m slow
 
-lint: setup ## style, format, types, and the direction of imports
+lint: .venv/.installed ## style, format, types, and the direction of imports
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/pyright
 	@.venv/bin/lint-imports
 
-format: setup ## rewrite the code in the house style
+format: .venv/.installed ## rewrite the code in the house style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: setup .venv-bench/.installed ## measure PPO against the raw pool, Stable-Baselines3 and SBX
+bench: .venv/.installed .venv-bench/.installed ## measure PPO against the raw pool, Stable-Baselines3 and SBX
 	@mkdir -p $(BENCHMARKS)
 	@.venv/bin/python -m launch.benchmark ppo --output=$(BENCHMARKS)/ppo.json
 
-lock: setup ## resolve the dependencies in pyproject.toml anew into requirements.lock
+lock: .venv/.installed ## resolve the dependencies in pyproject.toml anew into requirements.lock
 	@.venv/bin/pip install --quiet --disable-pip-version-check uv
 	@head -n 1 requirements.lock > requirements.lock.new
 	@.venv/bin/uv pip compile --quiet --upgrade --universal --fork-strategy fewest --python-version 3.11 \

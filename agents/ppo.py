@@ -320,7 +320,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
                 minibatch = minibatch._replace(advantage=advantage)
             grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, schedules)
             grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-            metrics["policy/grad_norm"] = optax.global_norm(grads)
+            metrics["policy/grad_norm"] = optax.tree.norm(grads)
             steps, opt_state = optimizer.update(grads, opt_state)
             params = jax.tree.map(lambda p, u: p - schedules.learning_rate * u, params, steps)
             return (params, opt_state), metrics

@@ -84,12 +84,15 @@ def parse_script(argv: list[str], flag_values: absl_flags.FlagValues = FLAGS) ->
 
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turns a ValueError from within, about what the user asked for, into a UsageError."""
+    """Turns errors from within about what the user asked for into UsageErrors.
+
+    A ValueError: it cannot be; an ImportError: it needs a package that is not installed.
+    """
     try:
         yield
     except UsageError:
         raise
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
 
 

@@ -27,7 +27,7 @@ from rljax.config import UsageError, nearest
 from rljax.metrics.progress import Progress
 from rljax.metrics.writers import Logging, Sink
 
-__all__ = ["experiment", "parse", "parse_script", "run", "usage_errors"]
+__all__ = ["UsageError", "experiment", "parse", "parse_script", "run", "usage_errors"]
 
 NO_PRESET = "none"
 

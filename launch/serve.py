@@ -9,99 +9,88 @@ flags are those of `tensorflow_model_server` of the same names.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import pathlib
-import sys
-from collections.abc import Sequence
+from typing import Any
 
-from absl import flags
+from absl import flags as absl_flags
 
-FLAGS = flags.FlagValues()  # its own: other scripts have a --port too
-flags.DEFINE_integer(
+from launch import flags, process
+
+FLAGS = absl_flags.FlagValues()
+absl_flags.DEFINE_integer(
     "port", 8500, "TCP port of the gRPC API; 0 for none.", 0, 65535, flag_values=FLAGS
 )
-flags.DEFINE_string(
+absl_flags.DEFINE_string(
     "grpc_socket_path", "", "Unix socket on which gRPC listens too.", flag_values=FLAGS
 )
-flags.DEFINE_integer(
+absl_flags.DEFINE_integer(
     "rest_api_port", 0, "TCP port of the REST API; 0 for none.", 0, 65535, flag_values=FLAGS
 )
-flags.DEFINE_integer(
+absl_flags.DEFINE_integer(
     "rest_api_timeout_in_ms", 30_000, "Longest time a REST call may take.", 1, flag_values=FLAGS
 )
-flags.DEFINE_string("model_name", "default", "Name that requests ask for.", flag_values=FLAGS)
-flags.DEFINE_string(
+absl_flags.DEFINE_string("model_name", "default", "Name that requests ask for.", flag_values=FLAGS)
+absl_flags.DEFINE_string(
     "model_base_path", "", "Absolute path of the numbered versions; required.", flag_values=FLAGS
 )
-flags.DEFINE_float(
+absl_flags.DEFINE_float(
     "file_system_poll_wait_seconds",
     1.0,
     "Seconds between looks for new versions; 0 to look once, at the start.",
     0.0,
     flag_values=FLAGS,
 )
-flags.DEFINE_boolean(
+absl_flags.DEFINE_boolean(
     "enable_batching",
     False,
     "Join requests that arrive together, up to the version's largest allowed batch size, which "
     "then also bounds a single request.",
     flag_values=FLAGS,
 )
-flags.DEFINE_boolean(
+absl_flags.DEFINE_boolean(
     "enable_serialization_as_tensor_content",
     False,
     "Answer with tensor_content, raw bytes, in place of typed values.",
     flag_values=FLAGS,
 )
-flags.DEFINE_boolean(
+absl_flags.DEFINE_boolean(
     "enable_grpc_healthcheck_service", False, "Answer grpc.health.v1.Health.", flag_values=FLAGS
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the server; returns the exit code: 0 after a signal, 2 if it could not start."""
-    argv = list(sys.argv if argv is None else argv)
-    if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv[1:]):
-        print(f"{__doc__}\nflags:\n{FLAGS.get_help(include_special_flags=False)}")
-        return 0
-    try:
-        surplus = FLAGS(argv)[1:]
-    except flags.Error as error:
-        return _refuse(str(error))
-    if surplus:
-        return _refuse(f"unexpected argument {surplus[0]!r}: everything is a --flag=value")
+def main(argv: list[str]) -> int:
+    """Serves until a signal."""
+    del argv
+    base_path = pathlib.Path(FLAGS.model_base_path)
     if not FLAGS.model_base_path:
-        return _refuse("--model_base_path is required: the directory of the numbered versions")
-    if not pathlib.PurePath(FLAGS.model_base_path).is_absolute():
-        return _refuse(
+        raise flags.UsageError("--model_base_path is missing: the parent of the versions.")
+    if not base_path.is_absolute():
+        raise flags.UsageError(
             f"Expected model {FLAGS.model_name} to have an absolute path or URI; got "
-            f"base_path()={FLAGS.model_base_path}"
+            f"base_path()={base_path}"
         )
     if not FLAGS.model_name:
-        return _refuse("--model_name is empty: requests must be able to name the model")
+        raise flags.UsageError("--model_name is empty: requests must be able to name the model.")
     if not (FLAGS.port or FLAGS.rest_api_port or FLAGS.grpc_socket_path):
-        return _refuse("nothing to listen on: give --port, --rest_api_port or --grpc_socket_path")
+        raise flags.UsageError(
+            "nothing to listen on: give --port, --rest_api_port or --grpc_socket_path."
+        )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reports a taken port in a dozen lines
 
-    from serving.model_server import ModelServer, ServerConfig, StartError  # after --help
+    from serving.model_server import ModelServer, ServerConfig
 
-    config = ServerConfig(
-        **FLAGS.flag_values_dict() | {"model_base_path": pathlib.Path(FLAGS.model_base_path)}
-    )
-    try:
-        asyncio.run(ModelServer(config).run(lambda line: print(line, flush=True)))
-    except StartError as error:
-        return _refuse(str(error))
+    settings: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    settings["model_base_path"] = base_path
+    server = ModelServer(ServerConfig(**settings))
+    asyncio.run(server.run(functools.partial(print, flush=True)))
     return 0
 
 
-def _refuse(message: str) -> int:
-    print(f"launch.serve: {message}", file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    process.prepare()
+    flags.run(main, flags_parser=functools.partial(flags.parse_script, flag_values=FLAGS))

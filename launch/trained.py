@@ -49,9 +49,11 @@ def build(experiment: Experiment) -> Run:
     return Run(module.make(experiment.config, source.spec), source, loop_config)
 
 
-def fresh_source(experiment: Experiment, num_envs: int = EVAL_ENVS) -> HostEnv | JaxEnv:
+def fresh_source(
+    experiment: Experiment, num_envs: int = EVAL_ENVS, seed: int = 0
+) -> HostEnv | JaxEnv:
     """Other environments of the same task, none of them seeded as those of training."""
-    seed = experiment.seed + _EVAL_SEED
+    seed += experiment.seed + _EVAL_SEED
     return sources.open(dataclasses.replace(experiment.source, num_envs=num_envs, seed=seed))
 
 

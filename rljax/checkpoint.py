@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Manager:
             cleanup_tmp_directories=True,
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Manager":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -31,15 +31,15 @@ class Batcher:
         self._open: dict[_Key, _Batch] = {}
 
     async def run(
-        self, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]
+        self, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray], limit: int
     ) -> dict[str, np.ndarray]:
         """Runs checked inputs `[B, ...]` along with others'; returns the outputs of these rows.
 
         Raises:
-            ServingError: INVALID_ARGUMENT for more rows than fit a batch (TensorFlow's
+            ServingError: INVALID_ARGUMENT for more rows than the `limit` of a batch (TensorFlow's
                 shared_batch_scheduler.h); whatever the model raises.
         """
-        rows, limit = signatures.batch_size(inputs), servable.max_batch_size
+        rows = signatures.batch_size(inputs)
         if rows > limit:
             raise invalid(f"Task size {rows} is larger than maximum input batch size {limit}")
         key = (id(servable), signature)

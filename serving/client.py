@@ -15,14 +15,14 @@ from typing import Any
 
 import grpc
 import numpy as np
+from numpy.typing import ArrayLike
 
 from serving import signatures, wire
 from serving.signatures import ACTION_MASK, DEFAULT_SIGNATURE, Signature
 from serving.status import Code, ServingError
 from serving.versions import State, VersionStatus
 
-Action = np.ndarray | int | float
-Observation = np.ndarray | Mapping[str, np.ndarray]  # or its named parts
+Observation = ArrayLike | Mapping[str, ArrayLike]  # as a whole, or by its named parts
 
 
 class Source(enum.Enum):
@@ -54,7 +54,7 @@ class PolicyClient:
         model_name: str,
         *,
         timeout_ms: float = 1000.0,
-        safe_action: Action | None = None,
+        safe_action: ArrayLike | None = None,
     ):
         """`timeout_ms` is the deadline of every call; `address` is host:port or unix:path."""
         if timeout_ms <= 0:
@@ -81,7 +81,7 @@ class PolicyClient:
     def act(
         self,
         observation: Observation,
-        action_mask: np.ndarray | None = None,
+        action_mask: ArrayLike | None = None,
         *,
         version: int | None = None,
         signature: str = DEFAULT_SIGNATURE,
@@ -102,13 +102,15 @@ class PolicyClient:
         request = wire.PredictRequest()
         self._fill_spec(request.model_spec, version)
         request.model_spec.signature_name = signature
-        inputs = dict(observation) if isinstance(observation, Mapping) else {}
-        if not inputs:
+        inputs: dict[str, ArrayLike] = {}
+        if isinstance(observation, Mapping):
+            inputs.update(observation)
+        else:
             inputs["observation"] = observation
         if action_mask is not None:
             inputs[ACTION_MASK] = np.asarray(action_mask, bool)
         if seed is not None:
-            inputs["seed"] = np.int32(seed)
+            inputs["seed"] = np.asarray(seed, np.int32)
         for name, value in inputs.items():
             array = np.asarray(value)[np.newaxis]
             if array.dtype == np.float64:
@@ -170,7 +172,7 @@ class PolicyClient:
     def _method(self, service: str, name: str, response: Any) -> grpc.UnaryUnaryMultiCallable:
         return self._channel.unary_unary(
             f"/{service}/{name}",
-            request_serializer=lambda request: request.SerializeToString(),
+            request_serializer=wire.serialize,
             response_deserializer=response.FromString,
         )
 

@@ -8,6 +8,7 @@ import base64
 import binascii
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -184,6 +185,10 @@ class _Reader:
     def __init__(self, info: TensorInfo):
         self._dtype = info.dtype
         self._type = wire.type_name(info.dtype)
+        if info.dtype.kind in "iu":
+            self._bounds = int(np.iinfo(info.dtype).min), int(np.iinfo(info.dtype).max)
+        elif info.dtype.name in _MAX_EXACT_INTEGER:
+            self._largest = float(np.finfo(info.dtype).max)
         self._shape: tuple[int, ...] | None = None
         self._values: list[bool | int | float | bytes] = []
 
@@ -236,8 +241,7 @@ class _Reader:
             return self._convert_float(value)
         if kind in "iu" and sent is int:
             # TensorFlow Serving reads small integers as int32 and lets them wrap; that is refused.
-            bounds = np.iinfo(self._dtype)
-            if bounds.min <= value <= bounds.max:
+            if self._bounds[0] <= value <= self._bounds[1]:
                 return value
         elif kind == "b" and sent is bool:
             return value
@@ -258,7 +262,7 @@ class _Reader:
         if isinstance(value, int):
             lossless = abs(value) <= _MAX_EXACT_INTEGER[self._dtype.name]
         else:
-            lossless = not np.isfinite(value) or abs(value) <= np.finfo(self._dtype).max
+            lossless = not math.isfinite(value) or abs(value) <= self._largest
         if not lossless:
             raise invalid(
                 f"Cannot convert JSON value: {_quote(value)} to {self._type} without loss of "

@@ -2,7 +2,8 @@
 
 Read `ModelServer.run`: bind, load, serve, poll, drain. Everything happens on one event loop; only
 loading, and inputs of more rows than the largest batch, go to threads. Services that are not here
-(Classify, Regress, MultiInference, HandleReloadConfigRequest) answer UNIMPLEMENTED.
+(Classify, Regress, MultiInference, HandleReloadConfigRequest, Health.Watch) answer
+UNIMPLEMENTED.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from rljax.config import UsageError
 from serving import model_info, saved_model, wire
 from serving.batching import Batcher
 from serving.predict import Predictor
@@ -59,10 +60,6 @@ class ServerConfig:
     enable_grpc_healthcheck_service: bool = False
 
 
-class StartError(Exception):
-    """The server cannot start: an address is not to be had, or there is nothing to serve."""
-
-
 def load(directory: pathlib.Path) -> Servable:
     """Loads a version directory: our export in JAX, any other SavedModel in TensorFlow.
 
@@ -83,7 +80,6 @@ class ModelServer:
         self._config = config
         self._versions = Versions(config.model_name, config.model_base_path, load)
         self._predictor = Predictor(self._versions, Batcher() if config.enable_batching else None)
-        self._health = health.aio.HealthServicer()
 
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """Serves until SIGTERM or SIGINT, then lets requests in flight finish.
@@ -92,7 +88,7 @@ class ModelServer:
             on_ready: is told once, in a line, that a version is available and the ports answer.
 
         Raises:
-            StartError: an address is not to be had, or nothing is there and no look is to follow.
+            UsageError: an address is not to be had, or nothing is there and no look is to follow.
         """
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -100,9 +96,9 @@ class ModelServer:
         grpc_server, rest_server = self._grpc_server(), self._rest_server()  # both are bound now
         await asyncio.to_thread(self._versions.poll)
         if not self._config.file_system_poll_wait_seconds and not self._versions.available():
-            raise StartError(
+            raise UsageError(
                 f"no version of {self._config.model_name} under {self._config.model_base_path} "
-                "can be served, and --file_system_poll_wait_seconds=0 says not to wait for one"
+                "can be served, and --file_system_poll_wait_seconds=0 says not to wait for one."
             )
         await grpc_server.start()
         if rest_server:
@@ -125,8 +121,6 @@ class ModelServer:
         while True:
             if not told and self._versions.available():
                 told = True
-                for service in _HEALTH_SERVICES:
-                    await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
                 on_ready(f"serving {self._config.model_name} on {', '.join(self._addresses())}")
             if not wait:
                 return
@@ -152,7 +146,7 @@ class ModelServer:
             listener.bind((_HOST, self._config.rest_api_port))
         except OSError as error:
             listener.close()
-            raise _cannot_listen(f"port {self._config.rest_api_port}", error.strerror) from error
+            raise _cannot_listen(f"port {self._config.rest_api_port}", str(error)) from error
         return RestServer(
             self._predictor,
             listener,
@@ -175,7 +169,8 @@ class ModelServer:
             )
         )
         if self._config.enable_grpc_healthcheck_service:
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            check = _service(wire.HEALTH_SERVICE, Check=(self._check, wire.HealthCheckRequest))
+            server.add_generic_rpc_handlers((check,))
         if self._config.port:
             _listen(server, f"{_HOST}:{self._config.port}", f"port {self._config.port}")
         if path := self._config.grpc_socket_path:
@@ -196,13 +191,19 @@ class ModelServer:
     async def _status(self, request: wire.Message) -> wire.Message:
         return model_info.model_status(self._versions, request)
 
+    async def _check(self, request: wire.Message) -> wire.Message:
+        if request.service not in _HEALTH_SERVICES:
+            raise ServingError(Code.NOT_FOUND, f"there is no service {request.service!r}")
+        status = "SERVING" if self._versions.available() else "NOT_SERVING"
+        return wire.HealthCheckResponse(status=status)
+
 
 def _service(name: str, **methods: tuple[_Method, wire.Message]) -> grpc.GenericRpcHandler:
     handlers = {
         method: grpc.unary_unary_rpc_method_handler(
             _answering(function),
             request_deserializer=request_class.FromString,
-            response_serializer=lambda response: response.SerializeToString(),
+            response_serializer=wire.serialize,
         )
         for method, (function, request_class) in methods.items()
     }
@@ -233,5 +234,5 @@ def _listen(server: grpc.aio.Server, address: str, what: str) -> None:
         raise _cannot_listen(what, "it is taken, or not ours to take") from error
 
 
-def _cannot_listen(what: str, why: str) -> StartError:
-    return StartError(f"cannot listen on {what}: {why}")
+def _cannot_listen(what: str, why: str) -> UsageError:
+    return UsageError(f"cannot listen on {what}: {why}.")

@@ -75,7 +75,7 @@ class Predictor:
         if limit is None:
             return servable.run(signature, arrays)
         if self._batcher is not None:
-            return await self._batcher.run(servable, signature, arrays)
+            return await self._batcher.run(servable, signature, arrays, limit)
         if (
             signatures.batch_size(arrays) > limit
         ):  # takes several runs: leave the event loop free for others

@@ -49,9 +49,7 @@ class RestServer:
         self._listener = listener
         application = web.Application(client_max_size=MAX_BODY_BYTES)
         application.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=drain_seconds
-        )
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=drain_seconds)
 
     async def start(self) -> None:
         """Begins to accept connections."""
@@ -82,6 +80,9 @@ class RestServer:
         if request.method == "POST" and (match := _PREDICT.fullmatch(path)):
             if match["method"].lower() != "predict":
                 raise ServingError(Code.UNIMPLEMENTED, f"{match['method']} is not implemented")
+            announced = request.content_length or 0
+            if announced > MAX_BODY_BYTES:  # `read` would take it in first
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, announced)
             return await self._predict(_model_spec(match), await request.read())
         if request.method == "GET" and (match := _STATUS.fullmatch(path)):
             if not match["name"]:

@@ -194,7 +194,7 @@ def _compile(
             size: function.lower(
                 leaves,
                 {
-                    name: jax.ShapeDtypeStruct((size, *info.shape[1:]), info.dtype)
+                    name: jax.ShapeDtypeStruct((size, *(info.shape or ())[1:]), info.dtype)
                     for name, info in signature.inputs.items()
                 },
             ).compile()

@@ -45,10 +45,18 @@ class Signature:
 class Servable(Protocol):
     """One version of a model, loaded. `run` may be called from several threads at once."""
 
-    signatures: Mapping[str, Signature]
-    # Rows that one run takes; larger inputs are cut up. None: the model's inputs and outputs need
-    # not share a batch axis, so requests must never be joined or cut.
-    max_batch_size: int | None
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The ways of asking it."""
+        ...
+
+    @property
+    def max_batch_size(self) -> int | None:
+        """Rows that one run takes; it cuts larger inputs into pieces.
+
+        None: inputs and outputs need not share a batch axis, and requests must not be joined.
+        """
+        ...
 
     def run(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs checked inputs. Raises ServingError when the model fails."""

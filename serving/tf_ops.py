@@ -180,7 +180,7 @@ def _dot_general(size: Size, params: dict[str, Any], x: Any, y: Any) -> list[Any
 
 
 def _gather(size: Size, params: dict[str, Any], x: Any, indices: Any) -> list[Any]:
-    """Look-ups along one axis: `x[:, i]` and `take_along_axis`, nothing more general."""
+    """Look-ups along one axis: `x[:, i]`, `x[:, i:j]`, `take_along_axis`; nothing more general."""
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     axis = numbers.start_index_map[0]
     leading = tuple(range(len(numbers.operand_batching_dims)))
@@ -189,15 +189,22 @@ def _gather(size: Size, params: dict[str, Any], x: Any, indices: Any) -> list[An
         for i, (part, length) in enumerate(zip(sizes, x.shape, strict=True))
         if i not in (*leading, axis)
     )
-    if not (
-        numbers.start_index_map == numbers.collapsed_slice_dims == (axis,)
+    along_one_axis = (
+        numbers.start_index_map == (axis,)
         and numbers.operand_batching_dims == numbers.start_indices_batching_dims == leading
         and axis >= len(leading)
         and all(whole)
-    ):
+    )
+    filling = params["mode"] is jax.lax.GatherScatterMode.FILL_OR_DROP
+    length = x.shape[axis]
+    if along_one_axis and not (numbers.collapsed_slice_dims or leading or filling):
+        if indices.shape == (1,):  # a window
+            start = tf.clip_by_value(indices[0], 0, length - sizes[axis])
+            return [tf.gather(x, start + tf.range(sizes[axis]), axis=axis)]
+    if not along_one_axis or numbers.collapsed_slice_dims != (axis,):
         raise UnsupportedError("tf_ops cannot express a gather that is no look-up along one axis")
-    indices, length = tf.squeeze(indices, -1), x.shape[axis]
-    if params["mode"] is jax.lax.GatherScatterMode.FILL_OR_DROP:
+    indices = tf.squeeze(indices, -1)
+    if filling:
         if not x.dtype.is_floating:
             raise UnsupportedError("tf_ops cannot express a filling gather of integers")
         # Outside indices find one more slice, of NaN; tf.gather would raise on them.

@@ -22,6 +22,7 @@ Message = Any  # the classes are made at run time, so that no checker can know t
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
 
 # A tensor may be given as fewer values than it has elements; the last one repeats. Beyond this many
 # elements that is no shorthand but a way to exhaust memory with a few bytes.
@@ -41,6 +42,9 @@ _ENUMS = {
     ),
     "tensorflow.serving.ModelVersionStatus.State": (
         "UNKNOWN=0 START=10 LOADING=20 AVAILABLE=30 UNLOADING=40 END=50"
+    ),
+    "grpc.health.v1.HealthCheckResponse.ServingStatus": (
+        "UNKNOWN=0 SERVING=1 NOT_SERVING=2 SERVICE_UNKNOWN=3"
     ),
 }
 _MESSAGES = {  # as a .proto writes them; "oneof NAME: " before a field makes it a member
@@ -111,8 +115,12 @@ _MESSAGES = {  # as a .proto writes them; "oneof NAME: " before a field makes it
     "tensorflow.serving.GetModelStatusResponse": (
         "repeated tensorflow.serving.ModelVersionStatus model_version_status = 1",
     ),
+    "grpc.health.v1.HealthCheckRequest": ("string service = 1",),
+    "grpc.health.v1.HealthCheckResponse": (
+        "grpc.health.v1.HealthCheckResponse.ServingStatus status = 1",
+    ),
 }
-_PACKAGES = ("tensorflow.serving", "tensorflow.error", "tensorflow")  # longest prefix first
+_PACKAGES = ("tensorflow", "tensorflow.error", "tensorflow.serving", "grpc.health.v1")
 _FIELD = re.compile(
     r"(?:oneof (?P<oneof>\w+): )?(?P<label>repeated |map<)?(?P<type>[\w.]+)>? (?P<name>\w+)"
     r" = (?P<number>\d+)"
@@ -143,10 +151,10 @@ def _pool() -> descriptor_pool.DescriptorPool:
             key, _, number = value.partition("=")
             enum.value.add(name=key, number=int(number))
     files["tensorflow.serving"].dependency.extend(
-        ["tensorflow.proto", "tensorflow.error.proto", "google/protobuf/any.proto"]
+        [any_pb2.DESCRIPTOR.name, wrappers_pb2.DESCRIPTOR.name]
+        + [files[package].name for package in ("tensorflow", "tensorflow.error")]
     )
-    files["tensorflow.serving"].dependency.append("google/protobuf/wrappers.proto")
-    for package in reversed(_PACKAGES):  # dependencies first
+    for package in _PACKAGES:  # dependencies come first
         pool.AddSerializedFile(files[package].SerializeToString())
     return pool
 
@@ -162,6 +170,7 @@ def _container(parents, name: str):
 
 def _add_field(parent: descriptor_pb2.DescriptorProto, parent_name: str, text: str) -> None:
     match = _FIELD.fullmatch(text)
+    assert match, text
     field = parent.field.add(name=match["name"], number=int(match["number"]))
     field.label = _Field.LABEL_REPEATED if match["label"] else _Field.LABEL_OPTIONAL
     type_name = match["type"]
@@ -199,6 +208,14 @@ GetModelMetadataRequest = _message("tensorflow.serving.GetModelMetadataRequest")
 GetModelMetadataResponse = _message("tensorflow.serving.GetModelMetadataResponse")
 GetModelStatusRequest = _message("tensorflow.serving.GetModelStatusRequest")
 GetModelStatusResponse = _message("tensorflow.serving.GetModelStatusResponse")
+HealthCheckRequest = _message("grpc.health.v1.HealthCheckRequest")
+HealthCheckResponse = _message("grpc.health.v1.HealthCheckResponse")
+
+
+def serialize(message: Message) -> bytes:
+    """The bytes of a message."""
+    return message.SerializeToString()
+
 
 _DATA_TYPES = {  # NumPy -> DataType, TensorFlow's name, the field of typed values
     "float32": (1, "float", "float_val"),

@@ -59,7 +59,7 @@ def observation_layout(space: spaces.Space) -> ObservationLayout:
 
 
 def action_layout(
-    space: spaces.Space, dtype: np.dtype, mask_shape: tuple[int, ...] | None
+    space: spaces.Space, dtype: np.dtype | None, mask_shape: tuple[int, ...] | None
 ) -> ActionLayout:
     """The layout of an action space whose arrays have `dtype`, given the shape of its masks.
 
@@ -151,8 +151,8 @@ def _nvec(space: spaces.Space) -> tuple[int, ...] | None:
     return None
 
 
-def _box(space: spaces.Box, dtype: np.dtype) -> ActionLayout:
-    limits = np.finfo(space.low.dtype)
+def _box(space: spaces.Box, dtype: np.dtype | None) -> ActionLayout:
+    limits = np.finfo(str(space.dtype))
     low, high = space.low.ravel(), space.high.ravel()
     # EnvPool fills bounds that a task leaves open with C++'s numeric_limits: max, and for `low`
     # min, which is the least *positive* number

@@ -108,7 +108,7 @@ def _updates(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _keys(seed: int, update: int) -> tuple[Array, Array]:
+def _keys(seed: int, update: int | Array) -> tuple[Array, Array]:
     """One key to collect with and one to learn with, from the seed and the update's number."""
     key = jax.random.fold_in(jax.random.key(seed), update)
     collect, learn = jax.random.split(key)

@@ -1,6 +1,7 @@
 """The life of a server process: start, versions that come and go, stop; and bad flags."""
 
 import contextlib
+import http.client
 import signal
 import socket
 import subprocess
@@ -76,7 +77,7 @@ def test_no_request_fails_while_versions_are_swapped(tmp_path, serve):
     try:
         for version in (2, 3):
             write_version(tmp_path, version, policy())
-            wait_until(lambda version=version: states(client)[version] is State.AVAILABLE)
+            wait_until(lambda version=version: states(client).get(version) is State.AVAILABLE)
     finally:
         stop.set()
         thread.join()
@@ -112,21 +113,20 @@ def test_stops_gracefully(tmp_path, serve, number):
     assert not any("Traceback" in line for line in server.errors)
 
 
-def test_a_request_in_flight_is_finished_before_the_end(tmp_path, serve):
+def test_a_request_in_flight_is_answered_before_the_end(tmp_path, serve):
     write_version(tmp_path, 1, policy())
     server, _ = serve(rest=True)
-    body = b'{"instances": [{"observation": [0, 0, 0, 0], "action_mask": [true, true, true]}]}'
-    with socket.create_connection(("localhost", server.rest_port)) as connection:
-        head = f"POST /v1/models/policy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + body[:10])
-        time.sleep(0.3)  # so that the server has begun to read
+    connection = http.client.HTTPConnection("localhost", server.rest_port, timeout=20)
+    body = '{"instances": [{"observation": [0, 0, 0, 0], "action_mask": [true, true, true]}]}'
+    with contextlib.closing(connection):
+        connection.request("GET", "/v1/models/policy")
+        connection.getresponse().read()
+        server.process.send_signal(signal.SIGSTOP)  # so that both are there when it wakes up
+        connection.request("POST", "/v1/models/policy:predict", body)
         server.process.terminate()
-        time.sleep(0.3)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("localhost", server.rest_port))
-        connection.sendall(body[10:])
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
-    assert server.process.wait(timeout=30) == 0
+        server.process.send_signal(signal.SIGCONT)
+        assert connection.getresponse().status == 200
+    assert server.process.wait(timeout=5) == 0  # and does not wait for the rest of its 10 s
 
 
 def test_is_ready_within_six_seconds(tmp_path, serve):
@@ -159,7 +159,7 @@ def test_a_taken_port_is_one_sentence(tmp_path, flag):
             f"--port={free_port()}", f"{flag}={port}", f"--model_base_path={tmp_path}"
         )
     assert result.returncode == 2
-    assert result.stderr.startswith(f"launch.serve: cannot listen on port {port}: ")
+    assert result.stderr.startswith(f"error: cannot listen on port {port}: ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
 
@@ -168,10 +168,10 @@ def test_a_taken_port_is_one_sentence(tmp_path, flag):
     ("flags", "text"),
     [
         (["--model_base_path=models"], "Expected model default to have an absolute path or URI"),
-        ([], "--model_base_path is required"),
-        (["--prot=1"], "Did you mean: port"),
+        ([], "--model_base_path is missing"),
+        (["--prot=1"], "did you mean --port?"),
         (["--port=0", "--model_base_path=/models"], "nothing to listen on"),
-        (["--port=70000"], "must be an integer in the range"),
+        (["--port=70000"], "port=70000"),
         (["--model_name=", "--model_base_path=/models"], "--model_name is empty"),
         (["surplus"], "unexpected argument 'surplus'"),
         (

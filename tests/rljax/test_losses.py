@@ -36,9 +36,7 @@ def test_the_clip_stops_the_gradient_on_its_own_side_only():
 def test_the_surrogate_at_ratio_1_is_minus_the_advantage_with_its_full_slope():
     zero = jnp.zeros(2)
     advantage = jnp.array([2.0, -3.0])
-    np.testing.assert_array_equal(
-        losses.clipped_surrogate(zero, advantage, EPSILON), [-2.0, 3.0]
-    )
+    np.testing.assert_array_equal(losses.clipped_surrogate(zero, advantage, EPSILON), [-2.0, 3.0])
     slope = jax.grad(lambda x: losses.clipped_surrogate(x, advantage, EPSILON).sum())(zero)
     np.testing.assert_array_equal(slope, [-2.0, 3.0])  # the policy gradient: -A ∇log π
 
@@ -73,8 +71,8 @@ def test_a_wide_clip_is_none():
 @pytest.mark.parametrize("loss", [losses.clipped_surrogate, losses.clipped_value])
 def test_losses_refuse_a_column_where_a_row_is_due(loss):
     row, column = jnp.zeros(3), jnp.zeros((3, 1))
-    arguments = (row, column, EPSILON) if loss is losses.clipped_surrogate else (
-        row, row, column, EPSILON
+    arguments = (
+        (row, column, EPSILON) if loss is losses.clipped_surrogate else (row, row, column, EPSILON)
     )
     with pytest.raises(TypeError):
         loss(*arguments)

@@ -96,13 +96,11 @@ def test_two_devices_keep_the_moments_of_one():
     x = np.random.default_rng(0).normal(3.0, 2.0, size=(4, 6, 2)).astype(np.float32)
     weight = np.ones((4, 6), np.float32)
     weight[1:, 0] = 0  # unequal weights on the devices: 9 rows against 12
-    before = moments_of([np.zeros((5, 2)) + [1.0, -1.0]], (2,))
+    before = moments_of([np.full((5, 2), [1.0, -1.0])], (2,))
 
     def on(count):
         return jax.shard_map(
-            lambda x, w: jax.tree.map(
-                lambda y: y[None], normalizers.update(before, x, w, AXIS)
-            ),
+            lambda x, w: jax.tree.map(lambda y: y[None], normalizers.update(before, x, w, AXIS)),
             mesh=sharding.mesh(count),
             in_specs=PartitionSpec(None, AXIS),
             out_specs=PartitionSpec(AXIS),

@@ -29,7 +29,8 @@ def gae(reward, discount, valid, value, last_value, lambda_=LAMBDA):
     return np.asarray(advantage)[:, 0]
 
 
-# Two episodes in one rollout: rows 0, 1 end by termination; row 2 is the autoreset's; rows 3, 4 go on.
+# Two episodes in one rollout: rows 0 and 1, which ends by termination, and 3 and 4, which goes on;
+# row 2 is the autoreset's.
 SPLIT = {
     "reward": [1.0, 2.0, 0.0, 3.0, 4.0],
     "discount": [1.0, 0.0, 1.0, 1.0, 1.0],
@@ -112,8 +113,9 @@ def test_value_in_the_row_behind_a_termination_counts_for_nothing():
     ],
 )
 def test_gae_at_the_rollout_edge(discount, expected):
+    # row 0 is the reset behind an episode that ended with the rollout before
     advantage = gae([0.0, 2.0], [1.0, discount], [False, True], [5.0, 0.25], 3.0)
-    np.testing.assert_allclose(advantage, [0.0, expected], rtol=1e-6)  # row 0: reset of an earlier one
+    np.testing.assert_allclose(advantage, [0.0, expected], rtol=1e-6)
 
 
 STEP, TERMINAL, TRUNCATED, RESET = range(4)
@@ -124,7 +126,7 @@ def legal_patterns(length):
     for rows in itertools.product(range(4), repeat=length):
         ends = [row in (TERMINAL, TRUNCATED) for row in rows]
         resets = [row == RESET for row in rows]
-        if resets[1:] == ends[:-1]:  # the first row may be anything: the rollout before may have ended
+        if resets[1:] == ends[:-1]:  # the first row may be a reset: of the rollout before
             yield rows
 
 
@@ -149,8 +151,8 @@ def slow_gae(rows, reward, value, gamma, lambda_):
 @pytest.mark.parametrize(("gamma", "lambda_"), [(0.9, 0.8), (1.0, 1.0), (0.99, 0.0), (0.0, 0.95)])
 def test_gae_equals_the_slow_sum_on_every_legal_pattern(length, gamma, lambda_):
     patterns = list(legal_patterns(length))
-    # f(n) = f(n-1) + 2 f(n-2) rows from a running episode: 3, 5, 11, 21, 43; as many again from a
-    # reset row: 1, 3, 5, 11, 21
+    # from a running episode f(n) = f(n-1) + 2·f(n-2): 3, 5, 11, 21, 43;
+    # behind a reset row f(n-1): 1, 3, 5, 11, 21
     assert len(patterns) == {1: 4, 2: 8, 3: 16, 4: 32, 5: 64}[length]
     kinds = np.array(patterns).T  # [T, B]
     rng = np.random.default_rng(length)
@@ -170,7 +172,7 @@ def test_gae_equals_the_slow_sum_on_every_legal_pattern(length, gamma, lambda_):
         np.testing.assert_allclose(advantage[:, b], expected, atol=1e-5, err_msg=str(rows))
 
 
-def test_gae_refuses_a_row_of_values_in_place_of_a_column(key):
+def test_gae_refuses_one_row_of_values_for_all_times():
     rows = jnp.ones((3, 2))
     with pytest.raises(TypeError):  # [1, B] would broadcast over time in silence
         returns.gae(rows, rows, rows > 0, rows[:1], rows[0], GAMMA, LAMBDA)

@@ -69,6 +69,9 @@ def test_masks_come_along_on_the_row_that_restarts():
         assert not timestep.observation.mask.all()
 
 
+Binary = gymnasium.spaces.Discrete(2)
+
+
 class MaskedChain(gymnasium.Env):
     """Dict observations with a mask; two components."""
 
@@ -125,6 +128,13 @@ def test_actions_are_clipped_at_the_border():
     assert far.reward == at_bound.reward
     np.testing.assert_array_equal(far.observation.features, at_bound.observation.features)
     assert env.xla() is None
+
+
+@pytest.mark.usefixtures("_masked_chain")
+def test_unfit_actions_name_the_environment(monkeypatch):
+    monkeypatch.setattr(MaskedChain, "action_space", gymnasium.spaces.Dict({"a": Binary}))
+    with pytest.raises(ValueError, match=r"MaskedChain-v0 cannot be used: its actions are Dict"):
+        host_gymnasium.make("MaskedChain-v0", 1, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -122,17 +123,26 @@ def test_tensorboard_gets_scalars_and_the_config(tmp_path):
 
 
 def test_wandb_without_a_key_is_offline_and_inside_the_workdir(tmp_path, no_wandb_account):
-    logging = Logging(writers=(Sink.WANDB,), progress=Progress.OFF)
-    for steps in ([1, 2], [2, 3]):  # a run, killed, and the same resumed
-        with writers(logging, tmp_path / "run") as log:
-            log.config({"agent": "ppo"})
-            for step in steps:
-                log.write(step, {"loss/policy": 0.5})
-    run_id = (tmp_path / "run" / "wandb" / "run_id.txt").read_text()
-    records = list((tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
-    assert records
-    assert b"loss/policy" in records[0].read_bytes()
+    with writers(Logging(writers=(Sink.WANDB,), progress=Progress.OFF), tmp_path / "run") as log:
+        log.config({"agent": "ppo"})
+        log.write(1, {"loss/policy": 0.5})
+    (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20  # another process writes it, soon after the run is finished
+    while b"loss/policy" not in record.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert not list(no_wandb_account.iterdir())
+
+
+def test_wandb_keeps_one_run_per_workdir(tmp_path, no_wandb_account):
+    logging = Logging(writers=(Sink.WANDB,), progress=Progress.OFF)
+    for _ in range(2):  # a run, and the same resumed
+        with writers(logging, tmp_path / "run"):
+            pass
+    folders = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    run_id = (tmp_path / "run" / "wandb" / "run_id.txt").read_text()
+    assert len(folders) == 2
+    assert all(run_id in folder.name for folder in folders)
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+# pyright: reportMissingImports=false
+"""Steps per second of Stable-Baselines3's or SBX's PPO on an EnvPool task: one JSON line on stdout.
+
+Run by `launch.benchmarks.ppo` with an interpreter that has them, and none of ours:
+
+    .venv-bench/bin/python launch/benchmarks/peer_sb3.py '{"peer": "sbx", ...}'
+"""
+
+import importlib
+import json
+import sys
+import time
+
+import envpool
+import gymnasium
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+
+MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}
+
+
+class EnvPoolVecEnv(VecEnv):
+    """A pool as Stable-Baselines3 wants it: an ended environment is reset within the same step.
+
+    EnvPool resets on the step after. So each step ends with one batched `reset` of those that
+    ended; the true final observation goes into `infos`, with `TimeLimit.truncated` where the time
+    limit cut the episode off, so that the peer can bootstrap from it.
+    """
+
+    def __init__(self, pool):
+        """Describes a pool of `envpool.make(..., env_type="gymnasium")`."""
+        self.pool = pool
+        space = pool.observation_space
+        box = gymnasium.spaces.Box(
+            space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32
+        )
+        super().__init__(pool.config["num_envs"], box, pool.action_space)
+
+    def reset(self):
+        """Starts every environment anew."""
+        return self.pool.reset()[0].astype(np.float32, copy=False)
+
+    def step_async(self, actions):
+        """Keeps the actions for `step_wait`."""
+        self.actions = actions
+
+    def step_wait(self):
+        """Steps, and resets what ended: its final observation goes into `infos`."""
+        observation, reward, terminated, truncated, _ = self.pool.step(self.actions)
+        observation = observation.astype(np.float32, copy=False)
+        done = terminated | truncated
+        infos = [{} for _ in range(self.num_envs)]
+        ids = np.flatnonzero(done)
+        if ids.size:
+            for i in ids:
+                infos[i]["terminal_observation"] = observation[i].copy()  # a view would be lost
+                infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+            observation[ids] = self.pool.reset(ids)[0]
+        return observation, reward, done, infos
+
+    def close(self):
+        """Frees the pool."""
+        self.pool = None
+
+    def get_attr(self, attr_name, indices=None):
+        """What the simulators have in common; they have no attributes of their own."""
+        return [getattr(self, attr_name, None)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name, value, indices=None):
+        """Refused: the simulators are in C++."""
+        raise AttributeError(f"a pool's environments have no {attr_name} to set")
+
+    def env_method(self, method_name, *method_args, indices=None, **method_kwargs):
+        """Refused: the simulators are in C++."""
+        raise AttributeError(f"a pool's environments have no method {method_name}")
+
+    def env_is_wrapped(self, wrapper_class, indices=None):
+        """Never: wrappers lie around the whole pool."""
+        return [False] * len(list(self._get_indices(indices)))
+
+
+def main():
+    """Trains `warm_up` updates, then `repeats` windows of `window` updates each."""
+    job = json.loads(sys.argv[1])
+    pool = envpool.make(
+        job["env"],
+        env_type="gymnasium",
+        num_envs=job["num_envs"],
+        num_threads=job["num_threads"],
+        seed=0,
+    )
+    env = VecMonitor(EnvPoolVecEnv(pool))
+    if job["normalize"]:
+        env = VecNormalize(env, clip_obs=10.0, gamma=job["ppo"]["gamma"])
+    rows = job["num_envs"] * job["ppo"]["n_steps"]
+    start = time.perf_counter()
+    model = importlib.import_module(MODULES[job["peer"]]).PPO(
+        "MlpPolicy", env, seed=0, device="cpu", **job["ppo"]
+    )
+    model.learn(rows)
+    first_update_seconds = time.perf_counter() - start
+    model.learn(job["warm_up"] * rows, reset_num_timesteps=False)
+    steps_per_second = []
+    for _ in range(job["repeats"]):
+        before, start = model.num_timesteps, time.perf_counter()
+        model.learn(job["window"] * rows, reset_num_timesteps=False)
+        seconds = time.perf_counter() - start
+        steps_per_second.append((model.num_timesteps - before) / seconds)
+    print(
+        json.dumps(
+            {
+                "first_update_seconds": first_update_seconds,
+                "steps_per_second": steps_per_second,
+                "return_mean": float(np.mean([episode["r"] for episode in model.ep_info_buffer])),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

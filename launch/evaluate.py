@@ -1,0 +1,128 @@
+"""Score a trained policy on fresh environments: greedy and sampled, with intervals and a video.
+
+    python -m launch.evaluate --workdir=runs/cartpole --episodes=100
+    python -m launch.evaluate --workdir=runs/a,runs/b,runs/c      # three seeds of one experiment
+
+The normalizers' statistics stay as training left them. Each workdir gets the numbers in its
+result.json and, where the environment can be rendered, an episode in videos/. Several workdirs are
+taken as seeds: their interquartile mean (IQM) comes with a bootstrap interval over them.
+"""
+
+import functools
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from launch import flags, process
+
+if TYPE_CHECKING:
+    from launch.trained import Trained
+
+FLAGS = absl_flags.FlagValues()
+absl_flags.DEFINE_list(
+    "workdir", None, "Of launch.train; several, by commas, are seeds of one run.", flag_values=FLAGS
+)
+absl_flags.DEFINE_integer("episodes", 100, "Episodes per mode.", 1, flag_values=FLAGS)
+absl_flags.DEFINE_string(
+    "step", "latest", "A checkpoint's step, or latest, or best.", flag_values=FLAGS
+)
+absl_flags.DEFINE_integer("seed", 0, "Of the environments and the actions.", 0, flag_values=FLAGS)
+absl_flags.DEFINE_bool("video", True, "Keep a greedy episode as a GIF.", flag_values=FLAGS)
+absl_flags.DEFINE_integer(
+    "video_steps", 1000, "Longest video, in steps.", 1, flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> int:
+    """Scores every workdir; prints a table."""
+    del argv
+    if not FLAGS.workdir:
+        raise flags.UsageError("--workdir is missing: give that of launch.train.")
+    if FLAGS.step not in ("latest", "best") and not FLAGS.step.isdecimal():
+        raise flags.UsageError(f"--step={FLAGS.step} must be a number, latest or best.")
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from launch import results, trained
+    from rljax import evaluation
+
+    table = Table("run", "step", "mode", "return", "± std", "min", "max", "length", box=None)
+    means: dict[str, list[float]] = {"greedy": [], "sampled": []}
+    for workdir in map(pathlib.Path, FLAGS.workdir):
+        run = trained.load(workdir, FLAGS.step)
+        numbers: dict[str, object] = {"eval/step": run.step, "eval/seed": FLAGS.seed}
+        for mode, prefix in (("greedy", "eval"), ("sampled", "eval_sampled")):
+            summary = _play(run, greedy=mode == "greedy").summary()
+            numbers |= {f"{prefix}/{name}": number for name, number in summary.items()}
+            means[mode].append(summary["return_mean"])
+            shown = (summary[f"return_{name}"] for name in ("mean", "std", "min", "max"))
+            table.add_row(
+                str(workdir),
+                f"{run.step:,}",
+                mode,
+                *(f"{number:,.1f}" for number in shown),
+                f"{summary['length_mean']:,.0f}",
+            )
+        results.update(workdir, numbers)
+        if FLAGS.video:
+            print(_film(run, workdir / "videos" / f"step_{run.step}.gif"))
+    for mode, scores in means.items():
+        if len(scores) > 1:
+            low, high = evaluation.bootstrap_interval(scores)
+            table.add_row(
+                f"IQM of {len(scores)} seeds",
+                "",
+                mode,
+                f"{evaluation.iqm(scores):,.1f}",
+                f"[{low:,.1f}, {high:,.1f}] 95 %",
+            )
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+def _play(run: "Trained", *, greedy: bool):  # -> Score; its module imports JAX
+    import jax
+
+    from launch import trained
+    from rljax import evaluation
+
+    num_envs = min(FLAGS.episodes, trained.EVAL_ENVS)
+    source = trained.fresh_source(run.experiment, num_envs, FLAGS.seed)
+    play = evaluation.player(run.agent, source, num_envs, greedy=greedy)
+    return play(run.policy, FLAGS.episodes, jax.random.key(FLAGS.seed))
+
+
+def _film(run: "Trained", path: pathlib.Path) -> str:
+    """Keeps a greedy episode at `path`; says so, or why there is none."""
+    import jax
+    import numpy as np
+    from PIL import Image
+
+    from rljax.envs import rendering
+    from rljax.types import Observation
+
+    carry = run.agent.initial_carry(1)
+    decide = jax.jit(functools.partial(run.agent.act, greedy=True))
+
+    def act(observation: Observation) -> np.ndarray:
+        nonlocal carry
+        carry, action, _ = decide(run.policy, carry, observation, jax.random.key(0))
+        return np.asarray(action)
+
+    source = run.experiment.source
+    recording = rendering.render_episode(
+        source.name, act, FLAGS.seed, FLAGS.video_steps, options=dict(source.options)
+    )
+    if recording.frames is None:
+        return f"no video: {recording.reason}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = [Image.fromarray(frame) for frame in recording.frames[::2]]
+    first.save(path, save_all=True, append_images=others, duration=40, loop=0)
+    return f"video: {path}"
+
+
+if __name__ == "__main__":
+    process.prepare()
+    flags.run(main, flags_parser=functools.partial(flags.parse_script, flag_values=FLAGS))
