@@ -78,7 +78,6 @@ def main(argv: list[str]) -> int:
         raise flags.UsageError(
             "nothing to listen on: give --port, --rest_api_port or --grpc_socket_path."
         )
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reports a taken port in a dozen lines
 

@@ -46,6 +46,7 @@ def build(experiment: Experiment) -> Run:
         parallel=sharding.Parallel(experiment.parallel.value),
         num_devices=experiment.num_devices,
     )
+    LOOPS[type(loop_config)].check(source, loop_config)
     return Run(module.make(experiment.config, source.spec), source, loop_config)
 
 

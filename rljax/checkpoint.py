@@ -8,6 +8,7 @@ The only file that imports Orbax.
 
 import contextlib
 import gc
+import json
 import logging
 import pathlib
 import shutil
@@ -38,6 +39,7 @@ class Manager:
     def __init__(self, directory: str | pathlib.Path, keep: int = 2) -> None:
         """Opens `directory`, which need not exist yet."""
         self.directory = pathlib.Path(directory).absolute()
+        _set_aside_unreadable(self.directory)
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[_SCORE],
@@ -152,6 +154,32 @@ def _abstract(make: Callable[[], Any]) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
 
     return jax.tree.map(place, jax.eval_shape(make))
+
+
+def _set_aside(checkpoint: pathlib.Path) -> None:
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    log.warning("The checkpoint of step %s is kept as %s.", checkpoint.name, aside.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+
+
+def _set_aside_unreadable(directory: pathlib.Path) -> None:
+    """Renames checkpoints whose description is damaged: with one of them, Orbax opens none."""
+    for checkpoint in directory.glob("[0-9]*"):
+        if not checkpoint.name.isdecimal():
+            continue  # one that was being written when its process died
+        for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
+            path = checkpoint / name
+            try:
+                json.loads(path.read_text())
+            except FileNotFoundError:
+                if name.startswith("_"):
+                    _set_aside(checkpoint)
+                    break
+            except (ValueError, OSError) as error:
+                log.warning("Checkpoint %s cannot be read (%s: %s).", checkpoint.name, name, error)
+                _set_aside(checkpoint)
+                break
 
 
 @contextlib.contextmanager

@@ -88,8 +88,8 @@ def _start(
     """Fresh environments and a function that steps them, the same for pools and JAX functions."""
     if not isinstance(env, JaxEnv):
         return (lambda action, row: env.step(action)), env.reset()
-    key = jax.random.fold_in(key, -1)
-    states, observation = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    reset_key, key = jax.random.split(key)
+    states, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     step_all = jax.jit(
         lambda states, action, row: jax.vmap(env.step)(
             states, action, jax.random.split(jax.random.fold_in(key, row), num_envs)

@@ -51,10 +51,10 @@ class Collector(NamedTuple):
     resumable: bool  # whether a checkpoint of the rollout state brings the environments back
 
 
-def make(agent: Agent, env: HostEnv | JaxEnv, num_envs: int, length: int, kind: Kind) -> Collector:
-    """The collector of `length` rows of `num_envs` environments for this agent and this source.
+def resolve(env: HostEnv | JaxEnv, kind: Kind) -> Kind:
+    """The collector that `kind` means for this source; ValueError when it does not fit.
 
-    Raises ValueError when `kind` does not fit the source or the backend.
+    Nothing is stepped or compiled.
     """
     if isinstance(env, JaxEnv):
         if kind not in (Kind.AUTO, Kind.IN_GRAPH):
@@ -62,21 +62,34 @@ def make(agent: Agent, env: HostEnv | JaxEnv, num_envs: int, length: int, kind: 
                 f"--collector={kind.value} needs a simulator on the host, and {env.spec.name} "
                 "is a JAX function: use --collector=in_graph."
             )
-        return in_graph(agent, env, num_envs, length)
+        return Kind.IN_GRAPH
     if kind is Kind.IN_GRAPH:
         raise ValueError(
             f"--collector=in_graph needs a JAX environment such as rljax:cartpole; "
             f"{env.spec.name} runs on the host: use --collector=host or envpool_xla."
         )
-    if kind is Kind.HOST:
-        return host(agent, env, length)
-    collector = envpool_xla(agent, env, length)
-    if collector is None and kind is Kind.ENVPOOL_XLA:
+    if kind is Kind.HOST or env.xla() is not None:
+        return Kind.HOST if kind is Kind.HOST else Kind.ENVPOOL_XLA
+    if kind is Kind.ENVPOOL_XLA:
         raise ValueError(
             f"--collector=envpool_xla needs an EnvPool task and the CPU backend; {env.spec.name} "
             f"on {jax.default_backend()} has no XLA step: use --collector=host."
         )
-    return collector or host(agent, env, length)
+    return Kind.HOST
+
+
+def make(agent: Agent, env: HostEnv | JaxEnv, num_envs: int, length: int, kind: Kind) -> Collector:
+    """The collector of `length` rows of `num_envs` environments for this agent and this source.
+
+    Raises ValueError when `kind` does not fit the source or the backend.
+    """
+    match resolve(env, kind):
+        case Kind.IN_GRAPH:
+            return in_graph(agent, env, num_envs, length)
+        case Kind.ENVPOOL_XLA:
+            return envpool_xla(agent, env, length)
+        case _:
+            return host(agent, env, length)
 
 
 def in_graph(agent: Agent, env: JaxEnv, num_envs: int, length: int) -> Collector:
@@ -94,12 +107,10 @@ def in_graph(agent: Agent, env: JaxEnv, num_envs: int, length: int) -> Collector
     return Collector(init, collect, resumable=True)
 
 
-def envpool_xla(agent: Agent, env: HostEnv, length: int) -> Collector | None:
-    """A pool stepped by XLA inside one scan; None where pool or backend has no such step."""
-    observation = env.reset()
+def envpool_xla(agent: Agent, env: HostEnv, length: int) -> Collector:
+    """A pool stepped by XLA inside one scan."""
     xla = env.xla()
-    if xla is None:
-        return None
+    assert xla is not None  # `resolve` saw to it
 
     def step(handle: Any, action: Array, key: Array) -> tuple[Any, TimeStep]:
         del key  # the pool has its own generator
@@ -109,7 +120,8 @@ def envpool_xla(agent: Agent, env: HostEnv, length: int) -> Collector | None:
 
     def init(key: Array) -> RolloutState:
         del key
-        return _fresh(agent, xla.handle, jax.tree.map(jnp.asarray, observation), env.num_envs)
+        observation = jax.tree.map(jnp.asarray, env.reset())
+        return _fresh(agent, xla.handle, observation, env.num_envs)
 
     return Collector(init, collect, resumable=False)
 

@@ -24,7 +24,7 @@ from jax import Array
 
 from rljax.agent import Agent
 from rljax.config import UsageError
-from rljax.types import Box, EnvSpec, MultiDiscrete, Observation
+from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation
 
 EXTRA = pathlib.Path("assets.extra", "rljax")  # within a version directory: what is ours
 WARMUP = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
@@ -170,9 +170,7 @@ def input_specs(spec: EnvSpec, signature: Signature) -> dict[str, TensorSpec]:
     """
     specs = {}
     if spec.has_mask:
-        if isinstance(spec.action, Box):
-            raise UsageError(f"{spec.name} masks a box of actions; only discrete ones have masks")
-        specs["action_mask"] = TensorSpec("bool", (-1, *spec.action.mask_shape))
+        specs["action_mask"] = TensorSpec("bool", (-1, sum(_choices(spec))))
     specs["observation"] = TensorSpec(spec.observation_dtype, (-1, *spec.observation_shape))
     if signature is Signature.SAMPLE:
         specs["seed"] = TensorSpec("int32", (-1,))
@@ -220,11 +218,21 @@ def _with_extremes(spec: EnvSpec, observations: Observation) -> Observation:
     return Observation(features, masks)
 
 
+def _choices(spec: EnvSpec) -> tuple[int, ...]:
+    """Number of choices of each component of a masked action."""
+    match spec.action:
+        case Discrete(num_actions):
+            return (num_actions,)
+        case MultiDiscrete(nvec):
+            return nvec
+        case Box():
+            raise UsageError(f"{spec.name} masks a box of actions; only discrete ones have masks")
+
+
 def _random_masks(spec: EnvSpec, count: int) -> np.ndarray:
     rng = np.random.default_rng(1)
-    sizes = spec.action.nvec if isinstance(spec.action, MultiDiscrete) else spec.action.mask_shape
     parts = []
-    for size in sizes:
+    for size in _choices(spec):
         part = rng.random((count, size)) < 0.5
         part[np.arange(count), rng.integers(0, size, count)] = True  # never nothing to choose from
         parts.append(part)

@@ -27,7 +27,6 @@ import jax
 import numpy as np
 import tensorflow as tf
 from jax.experimental import jax2tf
-from tensorflow_serving.apis import prediction_log_pb2
 
 import rljax
 from rljax import config
@@ -35,6 +34,7 @@ from rljax.config import UsageError
 from serving import bundle as bundles
 from serving import parity, tf_ops
 from serving.bundle import EXTRA, WARMUP, Bundle, Signature, TensorSpec
+from serving.verify import PredictionLog
 
 FORMAT_VERSION = 1
 LIFETIME = datetime.timedelta(days=180)  # StableHLO promises six months of backward compatibility
@@ -59,6 +59,14 @@ SIGNATURES = {  # in the SavedModel: the random bits of `sample` have no plain o
     Format.JAX2TF: tuple(Signature),
     Format.TF_OPS: (Signature.SERVING_DEFAULT,),
 }
+
+
+class _Policy(tf.Module):
+    """Holds the leaves, so that they are saved as variables."""
+
+    def __init__(self, policy: Any):
+        super().__init__()
+        self.leaves = [tf.Variable(leaf, trainable=False) for leaf in jax.tree.leaves(policy)]
 
 
 class Result(NamedTuple):
@@ -163,8 +171,10 @@ def _write(
     extra = directory / EXTRA
     extra.mkdir(parents=True)
     leaves = jax.tree.leaves(bundle.policy)
-    np.savez(extra / "params.npz", **{str(i): leaf for i, leaf in enumerate(leaves)})
-    np.savez(extra / "golden.npz", **bundle.golden)
+    np.savez(
+        extra / "params.npz", allow_pickle=False, **{str(i): leaf for i, leaf in enumerate(leaves)}
+    )
+    np.savez(extra / "golden.npz", allow_pickle=False, **bundle.golden)
     _write_json(
         extra / "bundle.json",
         {
@@ -231,8 +241,7 @@ def _description(
 
 
 def _write_saved_model(directory: pathlib.Path, bundle: Bundle, format: Format) -> None:
-    module = tf.Module()
-    module.leaves = [tf.Variable(leaf, trainable=False) for leaf in jax.tree.leaves(bundle.policy)]
+    module = _Policy(bundle.policy)
     tf_functions = {}
     for signature in SIGNATURES[format]:
         function = _flat_function(bundle, signature)
@@ -254,7 +263,7 @@ def _write_saved_model(directory: pathlib.Path, bundle: Bundle, format: Format) 
     tf.saved_model.save(module, str(directory), signatures=tf_functions)
 
 
-def _tf_function(converted: Callable[..., Any], module: tf.Module, specs: dict[str, Any]) -> Any:
+def _tf_function(converted: Callable[..., Any], module: _Policy, specs: dict[str, Any]) -> Any:
     def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return converted(list(module.leaves), inputs)
 
@@ -282,7 +291,7 @@ def _output_spec(name: str, output: Any) -> TensorSpec:
 
 
 def _warmup_request(bundle: Bundle, signature: Signature, size: int) -> bytes:
-    log = prediction_log_pb2.PredictionLog()
+    log = PredictionLog()
     request = log.predict_log.request
     request.model_spec.name = bundle.provenance.env  # unused: the model is the one being loaded
     request.model_spec.signature_name = signature.value

@@ -11,13 +11,15 @@ import hashlib
 import json
 import logging
 import pathlib
+import struct
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from serving.signatures import Signature, TensorInfo, batch_size
+from serving.signatures import Signature, TensorInfo, batch_size, check_arrays
 from serving.status import Code, ServingError
 
 EXTRA = pathlib.Path("assets.extra", "rljax")
@@ -30,10 +32,13 @@ EXPIRY_NOTICE = datetime.timedelta(days=30)
 # 1e-5 on its own machine; an accelerator's reduced-precision products need more room.
 GOLDEN_TOLERANCE = 1e-3
 
+# What jax.export raises at bytes that are no serialized program.
+_BROKEN_BLOB = (struct.error, AttributeError, AssertionError)
+
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class JaxServable:
     """A loaded policy: an executable per signature and allowed batch size, parameters on device."""
 
@@ -176,13 +181,21 @@ def _warn_of_expiry(directory: pathlib.Path, expires: datetime.date) -> None:
 
 
 def _read_params(path: pathlib.Path, leaves: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
-    with np.load(path) as params:
-        arrays = [params[str(i)] for i in range(len(params.files))]
+    params = _read_npz(path)
+    arrays = [params[str(i)] for i in range(len(params)) if str(i) in params]
     given = [(x.shape, x.dtype) for x in arrays]
     expected = [(x.shape, x.dtype) for x in leaves]
     if given != expected:
         raise _lost(f"{path.name} does not hold the arrays that the manifest lists")
     return jax.device_put(arrays)
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise _lost(f"{path.name} cannot be read: {error}") from error
 
 
 def _compile(
@@ -200,19 +213,19 @@ def _compile(
             ).compile()
             for size in sizes
         }
-    except (ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
+    except (*_BROKEN_BLOB, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
         raise _broken(f"{path.name} does not compile here: {error}") from error
 
 
 def _check_golden(path: pathlib.Path, servable: JaxServable) -> None:
-    with np.load(path) as golden:
-        arrays = dict(golden)
+    arrays = _read_npz(path)
     for signature, definition in servable.signatures.items():
         try:
             inputs = {name: arrays[f"{signature}/input/{name}"] for name in definition.inputs}
             expected = {name: arrays[f"{signature}/output/{name}"] for name in definition.outputs}
         except KeyError as error:
             raise _lost(f"{path.name} has no array {error}") from error
+        check_arrays(definition, inputs)
         outputs = servable.run(signature, inputs)
         if outputs.keys() != expected.keys():
             raise _lost(f"{signature} gives other outputs than the manifest lists")

@@ -108,7 +108,8 @@ def _inline(
 
     def read(atom: Any) -> int:
         if isinstance(atom, Literal):
-            return constant(np.asarray(atom.val, atom.aval.dtype))
+            aval: Any = atom.aval
+            return constant(np.asarray(atom.val, aval.dtype))
         return known[atom]
 
     for equation in jaxpr.eqns:

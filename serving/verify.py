@@ -14,13 +14,18 @@ import ctypes
 import os
 import pathlib
 import sys
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import message_factory
 from tensorflow_serving.apis import prediction_log_pb2
 
 WARMUP = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
 GOLDEN = pathlib.Path("assets.extra", "rljax", "golden.npz")
+PredictionLog: Any = message_factory.GetMessageClass(
+    prediction_log_pb2.DESCRIPTOR.message_types_by_name["PredictionLog"]
+)
 
 
 def disable_xla() -> None:
@@ -50,14 +55,14 @@ def run(version_dir: pathlib.Path) -> dict[str, np.ndarray]:
             results = predict(signature, inputs)
             outputs |= {f"{signature}/output/{name}": x for name, x in results.items()}
         for record in tf.compat.v1.io.tf_record_iterator(str(version_dir / WARMUP)):
-            request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+            request = PredictionLog.FromString(record).predict_log.request
             inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
             predict(request.model_spec.signature_name, inputs)
     return outputs
 
 
 if __name__ == "__main__":
-    sys.modules["jax"] = sys.modules["jaxlib"] = None  # a SavedModel that needs them fails
+    cast(Any, sys.modules).update(jax=None, jaxlib=None)  # a SavedModel that needs them fails
     if "--xla=off" in sys.argv[3:]:
         disable_xla()
     try:
@@ -65,4 +70,4 @@ if __name__ == "__main__":
     except tf.errors.OpError as error:
         lines = error.message.removeprefix("Graph execution error:").strip().splitlines()
         sys.exit(f"{error.error_code} {lines[0]}")
-    np.savez(sys.argv[2], **results)
+    np.savez(sys.argv[2], allow_pickle=False, **results)

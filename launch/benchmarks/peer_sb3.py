@@ -59,8 +59,7 @@ class EnvPoolVecEnv(VecEnv):
         return observation, reward, done, infos
 
     def close(self):
-        """Frees the pool."""
-        self.pool = None
+        """Nothing to do: the pool goes with this object."""
 
     def get_attr(self, attr_name, indices=None):
         """What the simulators have in common; they have no attributes of their own."""

@@ -11,11 +11,12 @@ from rljax.types import Metrics
 
 
 class Loop(NamedTuple):
-    """Two functions over a state of the loop's own, a pytree: what a checkpoint holds."""
+    """Functions over a state of the loop's own, a pytree: what a checkpoint holds."""
 
+    check: Callable[[Any, Any], None]  # source, config: ValueError where they do not fit
     init: Callable[[Any, Any, Any], Any]  # agent, source, config -> the state before the first step
     # agent, source, state, config, first step -> what happens from there on
     run: Callable[[Any, Any, Any, Any, int], Iterator[tuple[int, Any, Metrics]]]
 
 
-LOOPS = {on_policy.Config: Loop(on_policy.init, on_policy.run)}
+LOOPS = {on_policy.Config: Loop(on_policy.check, on_policy.init, on_policy.run)}

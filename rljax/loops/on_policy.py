@@ -58,22 +58,29 @@ def init(agent: Agent, env: HostEnv | JaxEnv, config: Config) -> State:
     return State(jax.jit(agent.init)(train_key), running)
 
 
+def check(env: HostEnv | JaxEnv, config: Config) -> None:
+    """Raises ValueError where environments, collector and devices do not fit together."""
+    devices = sharding.mesh(config.num_devices).devices.size
+    if config.num_envs % devices:
+        raise ValueError(
+            f"num_envs={config.num_envs} cannot be split over {devices} devices: "
+            f"choose a multiple of {devices}, or set --num_devices."
+        )
+    rollout.resolve(env, config.collector)
+
+
 def run(
     agent: Agent, env: HostEnv | JaxEnv, state: State, config: Config, first_step: int
 ) -> Iterator[tuple[int, State, Metrics]]:
-    """Trains from `first_step` on; yields once an update.
+    """Trains from `first_step` on; yields once an update. Raises what `check` raises, at once.
 
-    Raises ValueError, at once, where agent, environments and devices do not fit together. The arrays
-    of a yielded state are donated to the next update: save or copy them before asking for it.
+    The arrays of a yielded state are donated to the next update: save or copy them before asking
+    for it.
     """
+    check(env, config)
     mesh = sharding.mesh(config.num_devices)
     collector = rollout.make(agent, env, config.num_envs, config.rollout_length, config.collector)
     learn = sharding.data_parallel(agent.update, mesh, config.parallel)
-    if config.num_envs % mesh.devices.size:
-        raise ValueError(
-            f"num_envs={config.num_envs} cannot be split over {mesh.devices.size} devices: "
-            f"choose a multiple of {mesh.devices.size}, or set --num_devices."
-        )
     return _updates(collector, learn, mesh, state, config, first_step)
 
 

@@ -117,7 +117,9 @@ def test_metrics_match_numpy_on_one_full_batch(key):
     # at ratio 1 the surrogate is -A, and G - V is A
     assert metrics["loss/policy"] == pytest.approx(-(weight * advantage).sum(), abs=1e-5)
     assert metrics["loss/value"] == pytest.approx((weight * advantage**2).sum() / 2, rel=1e-4)
-    assert metrics["policy/entropy"] == pytest.approx((weight * extras["entropy"]).sum(), rel=1e-5)
+    assert metrics["policy/entropy"] == pytest.approx(
+        float((weight * extras["entropy"]).sum()), rel=1e-5
+    )
 
 
 def test_a_row_behind_an_ending_has_no_gradient(key):

@@ -16,6 +16,9 @@ import pytest
 from rljax import checkpoint, config, sharding
 from rljax.checkpoint import CheckpointError, Manager
 
+# Orbax abandons its other reads when one fails, and they complain when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

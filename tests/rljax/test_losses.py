@@ -33,6 +33,16 @@ def test_the_clip_stops_the_gradient_on_its_own_side_only():
     assert gradient[3] == 0
 
 
+@pytest.mark.parametrize("log_ratio", [20.0, 100.0, 1e4])
+def test_the_gradient_stays_zero_however_far_beyond_the_clip(log_ratio):
+    # exp overflows at 89, and 0 · inf is NaN; a squashed Gaussian with a saturated mean gets there
+    number, slope = jax.value_and_grad(losses.clipped_surrogate)(
+        jnp.float32(log_ratio), jnp.float32(1.0), EPSILON
+    )
+    np.testing.assert_allclose(number, -1.2, rtol=1e-6)
+    assert slope == 0
+
+
 def test_the_surrogate_at_ratio_1_is_minus_the_advantage_with_its_full_slope():
     zero = jnp.zeros(2)
     advantage = jnp.array([2.0, -3.0])

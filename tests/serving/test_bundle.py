@@ -166,6 +166,8 @@ def test_refuses_a_masked_box():
     spec = dataclasses.replace(toys.BOX, has_mask=True)
     with pytest.raises(UsageError, match="masks a box of actions"):
         bundle.input_specs(spec, Signature.SAMPLE)
+    with pytest.raises(UsageError, match="masks a box of actions"):
+        refused(spec)
 
 
 def test_inputs_are_sorted_by_name():

@@ -1,5 +1,6 @@
 """Polling, swapping and letting go, with a loader that does nothing; then loading for real."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -208,6 +209,17 @@ def test_refuses_damaged_files(tmp_path, name, damage):
     with pytest.raises(ServingError, match=name) as error:
         runtime.load(tmp_path / "1")
     assert error.value.code is Code.DATA_LOSS
+
+
+@pytest.mark.parametrize("name", ["params.npz", "serving_default.jaxexport", "golden.npz"])
+@pytest.mark.parametrize("content", [b"", b"no such thing", bytes(1000)])
+def test_refuses_nonsense_with_the_right_hash(tmp_path, name, content):
+    write_version(tmp_path, 1, half_plus_two())
+    (manifest_of(tmp_path).parent / name).write_bytes(content)
+    key, digest = f"assets.extra/rljax/{name}", hashlib.sha256(content).hexdigest()
+    edit(tmp_path, lambda d: d["sha256"].update({key: digest}))
+    with pytest.raises(ServingError, match=name):
+        runtime.load(tmp_path / "1")
 
 
 @pytest.mark.parametrize(
