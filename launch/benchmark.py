@@ -77,9 +77,10 @@ def main(argv: list[str]) -> None:
         "versions": versions(),
         "peer_versions": benchmark.versions(options),
     }
+    measured = benchmark.rows(options)
     rows: list[table.Row] = []
     with replacing(pathlib.Path(FLAGS.output)) as file:
-        for row in benchmark.rows(options):
+        for row in measured:
             if not rows or row.settings != rows[-1].settings:
                 print(f"\n{table.title(row.settings)}", file=sys.stderr)
             print(f"  {table.line(row)}", file=sys.stderr, flush=True)

@@ -49,7 +49,6 @@ class Manager:
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=True,
         )
 
     def __enter__(self) -> "Manager":
@@ -74,14 +73,17 @@ class Manager:
         return max(scored, key=lambda c: c.metrics[_SCORE]).step if scored else None
 
     def save(self, step: int, tree: Any, score: float | None = None) -> None:
-        """Writes `tree` in the background; it may be changed or donated as soon as this returns."""
+        """Writes `tree` in the background; it may be changed or donated as soon as this returns.
+
+        A score that is not finite counts as none.
+        """
         if self._checkpointer.latest is not None and self._checkpointer.latest.step >= step:
             return  # resumed there; nothing has happened since
         self._checkpointer.save_checkpointables_async(
             step,
             {"state": tree},
             force=True,
-            metrics=None if score is None else {_SCORE: float(score)},
+            metrics={_SCORE: float(score)} if score is not None and np.isfinite(score) else None,
             custom_metadata={"checksum": _checksum(tree)},
         )
 
@@ -119,9 +121,12 @@ class Manager:
     def restore_or(self, make: Callable[[], Any]) -> tuple[int, Any]:
         """The last whole checkpoint, or step 0 and `make()` where there is none at all.
 
+        For the process that goes on writing here: what a killed one left half-written is removed.
         Damaged checkpoints behind the one restored are renamed to `damaged-<step>`, so that training
         can write them anew. Raises CheckpointError when there are some and every one is damaged.
         """
+        for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         if not self.steps:
             return 0, make()
         step, tree = self.restore(make)
@@ -167,19 +172,14 @@ def _set_aside_unreadable(directory: pathlib.Path) -> None:
     """Renames checkpoints whose description is damaged: with one of them, Orbax opens none."""
     for checkpoint in directory.glob("[0-9]*"):
         if not checkpoint.name.isdecimal():
-            continue  # one that was being written when its process died
-        for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
-            path = checkpoint / name
-            try:
-                json.loads(path.read_text())
-            except FileNotFoundError:
-                if name.startswith("_"):
-                    _set_aside(checkpoint)
-                    break
-            except (ValueError, OSError) as error:
-                log.warning("Checkpoint %s cannot be read (%s: %s).", checkpoint.name, name, error)
-                _set_aside(checkpoint)
-                break
+            continue  # one that is being written, or was when its process died
+        try:
+            json.loads((checkpoint / "_CHECKPOINT_METADATA").read_text())
+            scores = checkpoint / "metrics" / "metrics"
+            json.loads(scores.read_text()) if scores.exists() else None
+        except (ValueError, OSError) as error:
+            log.warning("Checkpoint %s cannot be read (%s).", checkpoint.name, error)
+            _set_aside(checkpoint)
 
 
 @contextlib.contextmanager

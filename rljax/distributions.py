@@ -167,7 +167,9 @@ class TanhNormal(NamedTuple):
     def log_prob(self, action: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
         """Log-density of `action`, always through the inverse: the same action, the same number."""
         squashed = 2 * (action - self.low) / (self.high - self.low) - 1
-        u = jnp.arctanh(jnp.clip(squashed, -_EDGE, _EDGE))
+        squashed = jnp.clip(squashed, -_EDGE, _EDGE)
+        # arctanh, spelled out: JAX lowers its own to an operation that TensorFlow cannot read.
+        u = 0.5 * (jnp.log1p(squashed) - jnp.log1p(-squashed))
         return self.base.log_prob(u) - jnp.sum(self._log_slope(u), axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:

@@ -14,6 +14,7 @@ import time
 import envpool
 import gymnasium
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}
@@ -81,6 +82,7 @@ class EnvPoolVecEnv(VecEnv):
 def main():
     """Trains `warm_up` updates, then `repeats` windows of `window` updates each."""
     job = json.loads(sys.argv[1])
+    torch.set_num_threads(1)  # its best: with networks this small, two threads are slower
     pool = envpool.make(
         job["env"],
         env_type="gymnasium",

@@ -130,7 +130,7 @@ def setting_rows(setting: Setting, options: Options) -> Iterator[Row]:
     agent = ppo.make(config, env.spec)
     ours = measure.training(agent, env, ppo.loop(config), setting.warm_up, load)
     for peer in options.peers or (None,):
-        speed, first = _peer(peer, setting, options) if peer else (None, None)
+        speed, first = run_peer(peer, setting, options) if peer else (None, None)
         yield row("ppo/train", ours.steps_per_second, "steps/s", peer, speed)
         yield row("ppo/first_update", (ours.first_update,), "s", peer, first)
 
@@ -186,7 +186,7 @@ def _process_row(
     return Row(name, statistics.median(samples), unit, settings, peer, target, samples)
 
 
-def _peer(peer: str, setting: Setting, options: Options) -> tuple[float, float]:
+def run_peer(peer: str, setting: Setting, options: Options) -> tuple[float, float]:
     """Its steps/s and the seconds of its first update, from a process of its own."""
     config = setting.config
     size = config.num_envs * config.rollout_length
