@@ -85,7 +85,7 @@ def pool(spec: EnvSpec, num_threads: int, load: Load) -> tuple[float, ...]:
         bare = envpool.make(
             spec.name, env_type="gymnasium", num_envs=load.num_envs, num_threads=num_threads, seed=0
         )
-    bare.reset()
+        bare.reset()
     actions = _random_actions(spec, load)
 
     def call() -> None:

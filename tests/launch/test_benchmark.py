@@ -158,7 +158,7 @@ def test_bad_input_gets_one_sentence(arguments, sentence, tmp_path, monkeypatch,
 
 def test_peers_that_are_not_installed_are_named():
     options = Options(peers=("sbx",), peer_python=pathlib.Path(sys.executable))  # has no SBX
-    with pytest.raises(UsageError, match="No package metadata was found for (stable|sbx)"):
+    with pytest.raises(UsageError, match=r"No package metadata was found for (stable|sbx)"):
         ppo_benchmark.versions(options)
 
 

@@ -210,6 +210,12 @@ def delete(path):
     path.unlink()
 
 
+def swap_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # still text, and still JSON where it hits a name
+    path.write_bytes(bytes(content))
+
+
 FILES = ["_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "data"]
 
 
@@ -232,7 +238,7 @@ def test_behind_a_damaged_checkpoint_the_older_one_is_taken(file, damage, tmp_pa
         assert_same(manager.restore(make)[1], make(100))
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty, delete])
+@pytest.mark.parametrize("damage", [flip, swap_bit, truncate, empty, delete])
 def test_a_damaged_score_does_not_keep_the_checkpoints_from_opening(damage, tmp_path):
     save(tmp_path, [5, 10], {10: 3.0})
     damage(tmp_path / "10" / "metrics" / "metrics")
@@ -273,15 +279,18 @@ def test_one_damaged_a_second_time_replaces_the_first_one_set_aside(tmp_path):
 
 
 @pytest.mark.parametrize("restore", [Manager.restore, Manager.restore_or])
-def test_all_damaged_is_an_error_that_names_the_directory(restore, tmp_path):
+@pytest.mark.parametrize("file", FILES)
+def test_all_damaged_is_an_error_that_names_the_directory(file, restore, tmp_path):
     save(tmp_path, [5, 10])
     for step in ("5", "10"):
-        truncate(data_file(tmp_path / step))
-    with Manager(tmp_path) as manager:
-        with pytest.raises(CheckpointError, match=rf"{tmp_path}.*\[5, 10\]"):
-            restore(manager, make)
-        assert manager.steps == [5, 10]  # for somebody to look at
-    assert not list(tmp_path.glob("damaged-*"))
+        truncate(data_file(tmp_path / step) if file == "data" else tmp_path / step / file)
+    with (
+        Manager(tmp_path) as manager,
+        pytest.raises(CheckpointError, match=str(tmp_path)),  # and not a fresh start in silence
+    ):
+        restore(manager, make)
+    left = {path.name.removeprefix("damaged-") for path in tmp_path.iterdir()}
+    assert left == {"5", "10"}  # for somebody to look at
 
 
 def test_another_run_s_shapes_are_an_error(tmp_path):
