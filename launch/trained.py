@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 
 from launch import experiment as experiments
 from launch.command_line import usage_errors
@@ -77,4 +76,4 @@ def load(workdir: str | pathlib.Path, step: int | str | None = None) -> Trained:
             lambda: LOOPS[type(loop_config)].init(agent, source, loop_config),
             None if step in (None, "latest") else int(step),
         )
-    return Trained(experiment, agent, jax.device_get(state.train.policy), restored)
+    return Trained(experiment, agent, state.train.policy, restored)
