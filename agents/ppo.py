@@ -173,7 +173,7 @@ def validate(config: Config) -> None:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"config.{name} must lie in [0, 1], not {getattr(config, name)}.")
     for name in ("entropy_cost", "value_cost"):
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:
             raise ValueError(f"config.{name} must not be negative, not {getattr(config, name)}.")
     if any(size < 1 for size in config.hidden_sizes):
         raise ValueError(f"config.hidden_sizes must all be positive, not {config.hidden_sizes}.")
@@ -195,7 +195,13 @@ def loop(config: Config) -> on_policy.Config:
 
 
 def make(config: Config, spec: EnvSpec) -> Agent:
-    """Binds networks and optimizer; every function it returns is pure."""
+    """Binds networks and optimizer; every function it returns is pure.
+
+    Raises ValueError for a squashed policy over a box without bounds.
+    """
+    squashed = isinstance(spec.action, Box) and config.box_policy is BoxPolicy.TANH_NORMAL
+    if squashed and not spec.action.bounded:
+        raise ValueError(f"{spec.name} has unbounded actions: use config.box_policy=normal.")
     torso = MLP(config.hidden_sizes, config.activation)
     actor = policies.Actor(torso, spec.action, config.policy_head_scale, config.initial_log_std)
     critic = nn.Sequential([torso.copy(), ValueHead()])

@@ -34,7 +34,7 @@ flags.DEFINE_string("env", None, "Only what runs on this environment.", flag_val
 flags.DEFINE_integer(
     "num_threads", Options.num_threads, "Threads of every pool.", 1, flag_values=FLAGS
 )
-flags.DEFINE_list("peers", "sb3,sbx", "Whom to compare with; empty: nobody.", flag_values=FLAGS)
+flags.DEFINE_string("peers", "sb3,sbx", "Whom to compare with; empty: nobody.", flag_values=FLAGS)
 flags.DEFINE_string(
     "peer_python",
     str(Options.peer_python),
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         repeats=FLAGS.repeats,
         env=FLAGS.env,
         num_threads=FLAGS.num_threads,
-        peers=tuple(FLAGS.peers),
+        peers=tuple(filter(None, FLAGS.peers.split(","))),
         peer_python=pathlib.Path(FLAGS.peer_python),
     )
     report = {
@@ -108,10 +108,17 @@ def machine() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[IO[str]]:
-    """A file that takes the place of `path` once the block has ended well; else nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file that takes the place of `path` once the block has ended well; else nothing is left.
+
+    Raises UsageError, before the block, where there can be no such file.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("w")
+    except OSError as error:
+        raise UsageError(f"--output={path} cannot be written: {error.strerror}.") from error
+    with file:
         try:
             yield file
         except BaseException:

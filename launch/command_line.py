@@ -53,8 +53,8 @@ def run(
         if isinstance(error, UsageError):
             _fail(f"error: {error}", 2)
         if error.errno in _NOT_WRITABLE:
-            where = f" {error.filename}" if error.filename else ""
-            _fail(f"error: cannot use{where}: {error.strerror}.", 2)
+            where = f"cannot use {error.filename}" if error.filename else "cannot write"
+            _fail(f"error: {where}: {error.strerror}.", 2)
         raise
 
 

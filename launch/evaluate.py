@@ -29,9 +29,7 @@ absl_flags.DEFINE_string(
 )
 absl_flags.DEFINE_integer("seed", 0, "Of the environments and the actions.", 0, flag_values=FLAGS)
 absl_flags.DEFINE_bool("video", True, "Keep a greedy episode as a GIF.", flag_values=FLAGS)
-absl_flags.DEFINE_integer(
-    "video_steps", 1000, "Longest video, in steps.", 1, flag_values=FLAGS
-)
+absl_flags.DEFINE_integer("video_steps", 1000, "Longest video, in steps.", 1, flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> int:

@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
-
 from launch import experiment as experiments
 from launch.command_line import usage_errors
 from launch.experiment import Experiment

@@ -12,6 +12,7 @@ import json
 import logging
 import pathlib
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +40,9 @@ class Manager:
     def __init__(self, directory: str | pathlib.Path, keep: int = 2) -> None:
         """Opens `directory`, which need not exist yet."""
         self.directory = pathlib.Path(directory).absolute()
-        _set_aside_unreadable(self.directory)
+        # Orbax logs a trace for every save that fails, besides raising: one sentence is enough.
+        logging.getLogger("absl").addFilter(_not_from_orbax)
+        _drop_unreadable_scores(self.directory)
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[_SCORE],
@@ -69,8 +72,9 @@ class Manager:
     @property
     def best_step(self) -> int | None:
         """The step with the highest score, or None where none was scored."""
-        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
-        return max(scored, key=lambda c: c.metrics[_SCORE]).step if scored else None
+        scores: dict[int, Any] = {c.step: c.metrics for c in self._checkpointer.checkpoints}
+        scored = [step for step, metrics in scores.items() if metrics]
+        return max(scored, key=lambda step: scores[step][_SCORE], default=None)
 
     def save(self, step: int, tree: Any, score: float | None = None) -> None:
         """Writes `tree` in the background; it may be changed or donated as soon as this returns.
@@ -104,18 +108,21 @@ class Manager:
             )
         target = _abstract(make)
         for candidate in [step] if step is not None else reversed(self.steps):
-            try:
-                return candidate, self._load(candidate, target)
-            except _DAMAGE as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("Checkpoint %d cannot be read (%s).", candidate, reason[:200])
-                if step is not None:
-                    raise CheckpointError(
-                        f"The checkpoint of step {step} in {self.directory} is damaged: {reason}"
-                    ) from error
+            tree, fault = self._load(candidate, target)
+            if fault is None:
+                return candidate, tree
+            log.warning("Checkpoint %d cannot be read (%s).", candidate, fault)
+            if step is not None:
+                raise CheckpointError(
+                    f"The checkpoint of step {step} in {self.directory} is damaged: {fault}"
+                )
         raise CheckpointError(
             f"{self.directory} holds no whole checkpoint"
-            + (f"; those of steps {self.steps} are all damaged." if self.steps else ".")
+            + (
+                f"; those of steps {self.steps} are damaged, or another run's."
+                if self.steps
+                else "."
+            )
         )
 
     def restore_or(self, make: Callable[[], Any]) -> tuple[int, Any]:
@@ -140,15 +147,20 @@ class Manager:
         self._checkpointer.reload()
         return step, tree
 
-    def _load(self, step: int, target: Any) -> Any:
-        with _quiet():  # Orbax logs a trace for every part of a damaged file, besides raising
-            expected = self._checkpointer.metadata(step).custom_metadata["checksum"]
-            tree = self._checkpointer.load_checkpointables(
-                step, abstract_checkpointables={"state": target}
-            )["state"]
-        if _checksum(tree) != expected:
-            raise ValueError("its contents do not match their checksum")
-        return tree
+    def _load(self, step: int, target: Any) -> tuple[Any, str | None]:
+        """The tree and None, or None and what is wrong with it."""
+        with _quiet():
+            try:
+                metadata: Any = self._checkpointer.metadata(step).custom_metadata
+                tree = self._checkpointer.load_checkpointables(
+                    step, abstract_checkpointables={"state": target}
+                )["state"]
+                if _checksum(tree) == metadata["checksum"]:
+                    return tree, None
+                return None, "its contents do not match their checksum"
+            except _DAMAGE as error:
+                first_line = str(error).partition("\n")[0]
+                return None, f"{type(error).__name__}: {first_line[:200]}"
 
 
 def _abstract(make: Callable[[], Any]) -> Any:
@@ -161,39 +173,37 @@ def _abstract(make: Callable[[], Any]) -> Any:
     return jax.tree.map(place, jax.eval_shape(make))
 
 
-def _set_aside(checkpoint: pathlib.Path) -> None:
-    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
-    log.warning("The checkpoint of step %s is kept as %s.", checkpoint.name, aside.name)
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.rename(aside)
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
-def _set_aside_unreadable(directory: pathlib.Path) -> None:
-    """Renames checkpoints whose description is damaged: with one of them, Orbax opens none."""
-    for checkpoint in directory.glob("[0-9]*"):
-        if not checkpoint.name.isdecimal():
-            continue  # one that is being written, or was when its process died
+def _drop_unreadable_scores(directory: pathlib.Path) -> None:
+    """Removes score files that are damaged: Orbax reads all of them, and opens nothing for one."""
+    for path in directory.glob("*/metrics/metrics"):
         try:
-            json.loads((checkpoint / "_CHECKPOINT_METADATA").read_text())
-            scores = checkpoint / "metrics" / "metrics"
-            json.loads(scores.read_text()) if scores.exists() else None
-        except (ValueError, OSError) as error:
-            log.warning("Checkpoint %s cannot be read (%s).", checkpoint.name, error)
-            _set_aside(checkpoint)
+            float(json.loads(path.read_text())[_SCORE])
+        except FileNotFoundError:
+            continue  # deleted meanwhile by the process that trains
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s is damaged: step %s has no score.", path, path.parts[-3])
+            path.unlink()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """Keeps what a damaged file sets off, besides the exception, from standard error."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = [logger.disabled for logger in loggers]
+    before = [logger.disabled for logger in loggers], sys.excepthook, sys.unraisablehook
     try:
         for logger in loggers:
             logger.disabled = True
+        sys.excepthook = sys.unraisablehook = lambda *_: None  # threads that outlive their loop
         yield
-        gc.collect()  # tasks that failed report themselves when collected: have it done with here
+        gc.collect()  # tasks that failed report themselves when they are collected
     finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        disabled, sys.excepthook, sys.unraisablehook = before
+        for logger, was in zip(loggers, disabled, strict=True):
+            logger.disabled = was
 
 
 def _checksum(tree: Any) -> int:

@@ -55,8 +55,10 @@ def player(
         carry, action, _ = decide(agent, policy, carry, observation, ended, key, greedy)
         return carry, action
 
+    start = _starter(env, num_envs)
+
     def play(policy: Any, episodes: int, key: Array) -> Score:
-        step_all, observation = _start(env, num_envs, key)
+        step_all, observation = start(key)
         count = len(observation.features)
         share = math.ceil(episodes / count)
         carry = agent.initial_carry(count)
@@ -82,26 +84,29 @@ def player(
     return play
 
 
-def _start(
-    env: HostEnv | JaxEnv, num_envs: int, key: Array
-) -> tuple[Callable[[np.ndarray, int], TimeStep], Observation]:
-    """Fresh environments and a function that steps them, the same for pools and JAX functions."""
+def _starter(
+    env: HostEnv | JaxEnv, num_envs: int
+) -> Callable[[Array], tuple[Callable[[np.ndarray, int], TimeStep], Observation]]:
+    """From a key to fresh environments: a function that steps them, and what they show first."""
     if not isinstance(env, JaxEnv):
-        return (lambda action, row: env.step(action)), env.reset()
-    reset_key, key = jax.random.split(key)
-    states, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
-    step_all = jax.jit(
-        lambda states, action, row: jax.vmap(env.step)(
-            states, action, jax.random.split(jax.random.fold_in(key, row), num_envs)
-        )
-    )
+        return lambda key: ((lambda action, row: env.step(action)), env.reset())
 
-    def step(action: np.ndarray, row: int) -> TimeStep:
-        nonlocal states
-        states, timestep = step_all(states, action, row)
-        return jax.tree.map(np.asarray, timestep)
+    @jax.jit
+    def step_all(states: Any, action: Array, key: Array) -> tuple[Any, TimeStep]:
+        return jax.vmap(env.step)(states, action, jax.random.split(key, num_envs))
 
-    return step, observation
+    def start(key: Array) -> tuple[Callable[[np.ndarray, int], TimeStep], Observation]:
+        reset_key, key = jax.random.split(key)
+        states, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
+
+        def step(action: np.ndarray, row: int) -> TimeStep:
+            nonlocal states
+            states, timestep = step_all(states, action, jax.random.fold_in(key, row))
+            return jax.tree.map(np.asarray, timestep)
+
+        return step, observation
+
+    return start
 
 
 def iqm(scores: Float[np.ndarray, " N"] | Sequence[float]) -> float:

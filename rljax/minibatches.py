@@ -2,7 +2,7 @@
 
 A plain shuffle over all rows would change with the way they are split over devices. So environments
 are shuffled in groups, apart: each minibatch takes equally many rows from every group, and every
-device holds whole groups. With up to 8 devices, the minibatches do not depend on how many they are.
+device holds whole groups. Where sizes allow 8 groups, 1, 2, 4 and 8 devices see the same minibatches.
 """
 
 import math

@@ -17,8 +17,8 @@ class Moments(NamedTuple):
 
 
 def init(shape: tuple[int, ...] = ()) -> Moments:
-    """Mean 0 and variance 1, with a weight so small that the first data replace them."""
-    return Moments(jnp.float32(1e-4), jnp.zeros(shape), jnp.ones(shape))
+    """Mean 0 and variance 1, of no weight: the first data replace them."""
+    return Moments(jnp.float32(0.0), jnp.zeros(shape), jnp.ones(shape))
 
 
 def update(
@@ -42,7 +42,7 @@ def update(
     mean = total(jnp.sum(w * x, axes)) / jnp.maximum(count, 1.0)
     squares = total(jnp.sum(w * (x - jnp.broadcast_to(mean, x.shape)) ** 2, axes))
 
-    both = moments.count + count
+    both = jnp.maximum(moments.count + count, 1.0)
     step = mean - moments.mean
     squares = squares + moments.variance * moments.count + step**2 * moments.count * count / both
     merged = Moments(both, moments.mean + step * count / both, squares / both)

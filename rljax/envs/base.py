@@ -34,7 +34,9 @@ class XlaEnv(NamedTuple):
     """A host pool's step as an XLA call: not to be vmapped, pmapped or sharded; CPU backend only."""
 
     handle: Array  # an ordering token: thread it through every step
-    step: Callable[[Array, Array], tuple[Array, TimeStep]]  # handle, action [B, ...] -> handle, step
+    step: Callable[
+        [Array, Array], tuple[Array, TimeStep]
+    ]  # handle, action [B, ...] -> handle, step
 
 
 @runtime_checkable

@@ -131,6 +131,17 @@ def test_a_failure_leaves_what_was_there(tmp_path, measured, monkeypatch):
     assert path.read_text() == "of yesterday"
 
 
+def test_what_cannot_be_written_is_told_before_anything_is_measured(tmp_path, measured, capsys):
+    measured.append(FAST)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        run("fake", f"--output={tmp_path}/file/fake.json")
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "fake.json cannot be written: " in error
+    assert "ppo/train" not in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
