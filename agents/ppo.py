@@ -1,21 +1,18 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347), for vectors of features.
 
 Read `Config`, the losses (eqs. 7 and 9), then `update` inside `make`: statistics, advantages,
-epochs over reshuffled minibatches. Discrete, multi-discrete, masked and continuous actions differ in
-their distribution only. Axes: T time, B environments, N rows of a minibatch.
+epochs over reshuffled minibatches. Discrete, multi-discrete, masked and continuous actions differ
+in their distribution only. Axes: T time, B environments, N rows of a minibatch.
 
-Departs from common practice: a truncated row bootstraps from its true final observation, and the row
-that autoreset puts behind an ending has no weight (`rljax.types`); observations are normalized by
-the statistics of before the rollout, so that the first ratio is exactly 1; minibatches are drawn per
-group of environments, so that they are the same on any number of devices (`rljax.minibatches`).
+Departs from common practice: a truncated row bootstraps from its true final observation, and the
+row that autoreset puts behind an ending has no weight (`rljax.types`); observations are normalized
+by the statistics of before the rollout, so that the first ratio is exactly 1; minibatches are drawn
+per group of environments, so that they are the same on any number of devices (`rljax.minibatches`).
 """
 
 import dataclasses
 import enum
-import itertools
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,16 +31,7 @@ from rljax.nn.heads import ValueHead
 from rljax.nn.mlp import MLP, Activation
 from rljax.nn.policies import BoxPolicy
 from rljax.reductions import explained_variance, mean_over_devices, standardize
-from rljax.types import (
-    Box,
-    Discrete,
-    EnvSpec,
-    Metrics,
-    MultiDiscrete,
-    Observation,
-    Scalar,
-    Trajectory,
-)
+from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar, Trajectory
 
 
 class RewardScale(enum.Enum):
@@ -59,33 +47,33 @@ class Config:
     """Every hyper-parameter of PPO; each field is a flag `--config.<field>`."""
 
     total_steps: int = 1_000_000  # rows collected in all, over all environments
-    num_envs: int = 8
+    num_envs: int = 8  # B: stepped side by side; a multiple of the number of devices
     rollout_length: int = 128  # T: rows per environment between updates
-    num_epochs: int = 4
+    num_epochs: int = 4  # passes over the rows of a rollout
     num_minibatches: int = 4  # per epoch; must divide num_envs × rollout_length
-    learning_rate: float = 3e-4
+    learning_rate: float = 3e-4  # α of Adam, when training starts
     anneal_learning_rate: bool = True  # linearly, to 0 at total_steps
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 0.5  # over all parameters together
-    discount: float = 0.99  # γ
-    gae_lambda: float = 0.95  # λ
-    clip_ratio: float = 0.2  # ε of eq. 7
-    anneal_clip_ratio: bool = False
-    clip_value: float | None = None  # None: unclipped value loss
-    entropy_cost: float = 0.0
-    value_cost: float = 0.5
-    normalize_advantage: bool = True  # per minibatch
+    adam_epsilon: float = 1e-5  # ε of Adam, added to √v̂ (Kingma & Ba 2015, algorithm 1)
+    max_grad_norm: float = 0.5  # L2, over all parameters; longer gradients are scaled down
+    discount: float = 0.99  # γ, in [0, 1]
+    gae_lambda: float = 0.95  # λ of GAE, in [0, 1]: 0 is TD(0), 1 Monte Carlo
+    clip_ratio: float = 0.2  # ε of eq. 7: the ratio is clipped to 1 ± ε
+    anneal_clip_ratio: bool = False  # linearly, to 0 at total_steps
+    clip_value: float | None = None  # of V about the rollout's V, in the critic's scale; None: none
+    entropy_cost: float = 0.0  # c₂ of eq. 9: weight of the entropy, which is in nats
+    value_cost: float = 0.5  # c₁ of eq. 9: weight of ½(V - G)²
+    normalize_advantage: bool = True  # per minibatch: mean 0, deviation 1
     recompute_advantage: bool = False  # with the current values, before each epoch
     target_kl: float | None = None  # stop an update's epochs once approx_kl passes 1.5 times this
     normalize_observation: bool = False  # by running moments, clipped to ± observation_clip
-    observation_clip: float = 10.0
-    reward_scale: RewardScale = RewardScale.NONE
-    reward_clip: float = 10.0  # with reward_scale=reward only
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Activation = Activation.TANH
-    box_policy: BoxPolicy = BoxPolicy.NORMAL
-    initial_log_std: float = 0.0
-    policy_head_scale: float = 0.01  # gain of the policy's last layer
+    observation_clip: float = 10.0  # in deviations; with normalize_observation only
+    reward_scale: RewardScale = RewardScale.NONE  # what is divided by a running deviation, if any
+    reward_clip: float = 10.0  # scaled rewards are clipped to ± this; with reward_scale=reward only
+    hidden_sizes: tuple[int, ...] = (64, 64)  # of actor and critic, which share no layer
+    activation: Activation = Activation.TANH  # behind every hidden layer
+    box_policy: BoxPolicy = BoxPolicy.NORMAL  # for boxes: clipped to the bounds, or squashed
+    initial_log_std: float = 0.0  # boxes only: ln σ, a free parameter per action dimension
+    policy_head_scale: float = 0.01  # gain of the policy's last layer; small: near uniform at first
 
 
 class Policy(NamedTuple):
@@ -191,7 +179,12 @@ def validate(config: Config) -> None:
 
 def loop(config: Config) -> on_policy.Config:
     """How PPO is driven: rollouts of fixed length, each learned from once."""
-    return on_policy.Config(config.total_steps, config.num_envs, config.rollout_length)
+    return on_policy.Config(
+        config.total_steps,
+        config.num_envs,
+        config.rollout_length,
+        num_minibatches=config.num_minibatches,
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Agent:
@@ -199,8 +192,8 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     Raises ValueError for a squashed policy over a box without bounds.
     """
-    squashed = isinstance(spec.action, Box) and config.box_policy is BoxPolicy.TANH_NORMAL
-    if squashed and not spec.action.bounded:
+    squashed = config.box_policy is BoxPolicy.TANH_NORMAL
+    if squashed and isinstance(spec.action, Box) and not spec.action.bounded:
         raise ValueError(f"{spec.name} has unbounded actions: use config.box_policy=normal.")
     torso = MLP(config.hidden_sizes, config.activation)
     actor = policies.Actor(torso, spec.action, config.policy_head_scale, config.initial_log_std)
@@ -243,7 +236,11 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def distribution(params: Any, observation: Observation) -> distributions.Distribution:
         outputs = actor.apply(params["actor"], observation.features)
-        return policies.distribution(spec.action, config.box_policy, outputs, observation.mask)
+        mask = None if observation.mask is None else jnp.asarray(observation.mask)
+        return policies.distribution(spec.action, config.box_policy, outputs, mask)
+
+    def value_of(params: Any, features: Array | np.ndarray) -> Array:
+        return jnp.asarray(critic.apply(params["critic"], features))
 
     def act(
         policy: Policy, carry: tuple[()], observation: Observation, key: PRNGKeyArray, greedy: bool
@@ -254,7 +251,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         extras = {
             "log_prob": chosen_by.log_prob(action),
             "entropy": chosen_by.entropy(),
-            "value": critic.apply(policy.params["critic"], observation.features),
+            "value": value_of(policy.params, observation.features),
             **chosen_by.parameters(),
         }
         return carry, action, extras
@@ -263,7 +260,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         """Eq. 9 over this device's rows; the mean over devices is the mean over all rows."""
         share = batch.weight / jnp.maximum(jax.lax.pmean(jnp.sum(batch.weight), AXIS), 1.0)
         chosen_by = distribution(params, batch.observation)
-        value = critic.apply(params["critic"], batch.observation.features)
+        value = value_of(params, batch.observation.features)
         log_prob = chosen_by.log_prob(batch.action)
         log_ratio = log_prob - batch.log_prob
         surrogate = policy_loss(log_prob, batch.log_prob, batch.advantage, schedules.clip_ratio)
@@ -288,18 +285,19 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     ) -> tuple[TrainState, Metrics]:
         schedules = _annealed(config, state.schedules, state.updates / total_updates)
         rows, valid = batch.transitions, batch.transitions.valid
+        length, num_envs = valid.shape
         weight = valid.astype(jnp.float32)
         # Statistics of before this rollout: those that its log-probabilities came from.
         features = normalized(state.policy, rows.observation.features)
         last_features = normalized(state.policy, batch.last_observation.features)
         reward, rewards, running_sum = _scale_reward(config, state, rows.reward, valid)
-        by_value = config.reward_scale is RewardScale.VALUE
-        deviation = normalizers.deviation(state.rewards) if by_value else 1.0
+        lambda_returns = state.rewards if config.reward_scale is RewardScale.VALUE else None
+        deviation = 1.0 if lambda_returns is None else normalizers.deviation(lambda_returns)
 
         def estimate(params: Any) -> tuple[Array, Array, Array]:
             """Values, advantages and targets `[T, B]`; the values in the critic's scale."""
-            value = critic.apply(params["critic"], features)
-            last_value = critic.apply(params["critic"], last_features)
+            value = value_of(params, features)
+            last_value = value_of(params, last_features)
             advantage = returns.gae(
                 reward,
                 rows.discount,
@@ -340,29 +338,26 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             learner, metrics = jax.lax.scan(
                 lambda learner, rows: step(learner, jax.tree.map(lambda x: x[rows], flat)),
                 learner,
-                minibatches.shuffled(valid.shape, config.num_minibatches, key),
+                minibatches.shuffled((length, num_envs), config.num_minibatches, key),
             )
             return learner, jax.tree.map(jnp.mean, metrics)
 
-        learner, metrics = _epochs(config, epoch, (state.params, state.opt_state), key)
+        learner = state.params, state.opt_state
+        (params, opt_state), metrics = _epochs(config, epoch, learner, key)
         observation = state.observation
         if observation is not None:
-            observation = normalizers.update(
-                observation, rows.observation.features.astype(jnp.float32), weight, AXIS
-            )
-        if by_value:
-            rewards = normalizers.update(rewards, data.target * deviation, weight, AXIS)
+            seen = jnp.asarray(rows.observation.features, jnp.float32)
+            observation = normalizers.update(observation, seen, weight, AXIS)
+        if lambda_returns is not None:
+            rewards = normalizers.update(lambda_returns, data.target * deviation, weight, AXIS)
         metrics["value/explained_variance"] = explained_variance(data.value, data.target, weight)
         metrics["value/mean"] = mean_over_devices(data.value * deviation, weight)
         metrics["policy/learning_rate"] = schedules.learning_rate
-        return TrainState(
-            *learner,
-            observation,
-            rewards,
-            running_sum,
-            state.schedules,
-            state.updates + 1,
-        ), metrics
+        updates = state.updates + 1
+        state = TrainState(
+            params, opt_state, observation, rewards, running_sum, state.schedules, updates
+        )
+        return state, metrics
 
     return Agent(spec, init, initial_carry, act, update, stores=("log_prob",))
 
@@ -383,7 +378,7 @@ def _scale_reward(
 
     `state.running_sum` is of all environments; this device sees its own and gathers the others'.
     """
-    if config.reward_scale is not RewardScale.REWARD:
+    if state.rewards is None or state.running_sum is None:  # running_sum: REWARD only
         return reward, state.rewards, state.running_sum
     mine = jax.lax.axis_index(AXIS) * reward.shape[1]
     before = jax.lax.dynamic_slice_in_dim(state.running_sum, mine, reward.shape[1])
@@ -397,9 +392,10 @@ def _scale_reward(
 def _epochs(
     config: Config, epoch: Callable[[Any, Array], tuple[Any, Metrics]], learner: Any, key: Array
 ) -> tuple[Any, Metrics]:
-    """All epochs, or, with `target_kl`, until one ends with an approximate KL beyond 1.5 times it."""
+    """All epochs, or, with `target_kl`, until one ends with an approximate KL over 1.5 times it."""
     keys = jax.random.split(key, config.num_epochs)
-    if config.target_kl is None:
+    target_kl = config.target_kl
+    if target_kl is None:
         learner, metrics = jax.lax.scan(epoch, learner, keys)
         return learner, jax.tree.map(jnp.mean, metrics)
 
@@ -411,7 +407,7 @@ def _epochs(
         learner, metrics = jax.lax.cond(
             go, epoch, lambda learner, key: (learner, unchanged), learner, key
         )
-        near = metrics["policy/approx_kl"] <= 1.5 * config.target_kl
+        near = metrics["policy/approx_kl"] <= 1.5 * target_kl
         return (learner, go & near), (metrics, go)
 
     (learner, _), (metrics, ran) = jax.lax.scan(guarded, (learner, jnp.bool_(True)), keys)

@@ -34,7 +34,9 @@ flags.DEFINE_string("env", None, "Only what runs on this environment.", flag_val
 flags.DEFINE_integer(
     "num_threads", Options.num_threads, "Threads of every pool.", 1, flag_values=FLAGS
 )
-flags.DEFINE_string("peers", "sb3,sbx", "Whom to compare with; empty: nobody.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "peers", None, "Whom to compare with: ppo has sb3,sbx; empty: nobody.", flag_values=FLAGS
+)
 flags.DEFINE_string(
     "peer_python",
     str(Options.peer_python),
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> None:
         repeats=FLAGS.repeats,
         env=FLAGS.env,
         num_threads=FLAGS.num_threads,
-        peers=tuple(filter(None, FLAGS.peers.split(","))),
+        peers=None if FLAGS.peers is None else tuple(filter(None, FLAGS.peers.split(","))),
         peer_python=pathlib.Path(FLAGS.peer_python),
     )
     report = {

@@ -127,9 +127,11 @@ def _ask_grpc(address: str, requests: int) -> dict[str, float]:
     import numpy as np
 
     from rljax import sources
+    from rljax.envs.base import HostEnv
     from serving.client import PolicyClient, Source
 
     env = sources.open(sources.EnvSource("CartPole-v1", num_envs=1, seed=7))
+    assert isinstance(env, HostEnv)
     observation, total, playing, seconds = env.reset(), 0.0, True, []
     with PolicyClient(address, _MODEL, timeout_ms=1000) as client:
         while len(seconds) < requests or playing:

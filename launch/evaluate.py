@@ -102,11 +102,11 @@ def _film(run: "Trained", path: pathlib.Path) -> str:
     from rljax.types import Observation
 
     carry = run.agent.initial_carry(1)
-    decide = jax.jit(functools.partial(run.agent.act, greedy=True))
+    decide = jax.jit(run.agent.act, static_argnums=4)
 
     def act(observation: Observation) -> np.ndarray:
         nonlocal carry
-        carry, action, _ = decide(run.policy, carry, observation, jax.random.key(0))
+        carry, action, _ = decide(run.policy, carry, observation, jax.random.key(0), True)
         return np.asarray(action)
 
     source = run.experiment.source

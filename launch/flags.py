@@ -71,7 +71,7 @@ _define("checkpoint_every", int | None, None, "Rows; 0: at the end only; default
 _define("eval_every", int | None, None, "Rows; 0: at the end only; default: a tenth.", 0)
 _define("eval_episodes", int, 10, "Episodes per evaluation; 0: none.", 0)
 _define("log_every", int, 1, "Updates between two lines of metrics.", 1)
-_define("writers", tuple[Sink, ...], (Sink.JSONL,), "Where metrics go besides the terminal.")
+_define("writers", tuple[Sink, ...], (Sink.JSONL,), "Where metrics go, besides metrics.jsonl.")
 _define("wandb_project", str, "rljax", "The project in Weights & Biases, with --writers=wandb.")
 _define("progress", Progress, Progress.AUTO, "auto: a bar on a terminal, lines elsewhere.")
 
@@ -115,6 +115,8 @@ def experiment(argv: list[str]) -> Experiment:
         raise UsageError(f"--env is missing; there are presets for {known}, but any task will do.")
     if not values.workdir:
         raise UsageError("--workdir is missing: where the run is kept, e.g. --workdir=runs/first.")
+    if values.seed >= 2**31:
+        raise UsageError(f"--seed must be less than {2**31}, not {values.seed}.")
     config = _frozen(preset_config, values["config"].value)
     with usage_errors():
         registry.agent_module(values.agent).validate(config)
@@ -145,7 +147,12 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
         eval_every=tenth if values.eval_every is None else values.eval_every,
         eval_episodes=values.eval_episodes,
         log_every=values.log_every,
-        logging=Logging(values.writers, values.wandb_project, values.progress),
+        # metrics.jsonl always: results and learning curves are read from it
+        logging=Logging(
+            tuple(dict.fromkeys((Sink.JSONL, *values.writers))),
+            values.wandb_project,
+            values.progress,
+        ),
     )
 
 

@@ -11,8 +11,10 @@ from types import FrameType
 
 def prepare() -> None:
     """Environment variables that JAX reads at import; those already set are left alone."""
-    # Size of XLA's CPU thread pool: emulated devices deadlock when it is smaller than their number.
-    os.environ.setdefault("NPROC", "32")
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        # Size of XLA's CPU thread pool: emulated devices deadlock when it is less than twice their
+        # number. On a single device more threads than cores would halve the speed of updates.
+        os.environ.setdefault("NPROC", "32")
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     cache = pathlib.Path(home) / "rljax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))

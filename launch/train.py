@@ -35,7 +35,6 @@ def main(argv: list[str]) -> int:
     evaluate = evaluation.player(agent, others, trained.EVAL_ENVS, greedy=True)
     speed = throughput.Throughput(window=20)
     due = _Due(first_step, loop_config.last_step)
-    step = first_step
     with (
         checkpoints,
         writers.writers(
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
             if score or due.now("log", step, experiment.log_every * loop_config.rows):
                 log.write(step, measured)
             if stop.signal or due.now("checkpoint", step, experiment.checkpoint_every):
-                checkpoints.save(step, state, score and score["return_mean"])
+                checkpoints.save(step, state, score["return_mean"] if score else None)
             if stop.signal:
                 print(f"stopped at step {step:,}; the same command resumes", file=sys.stderr)
                 return stop.exit_code

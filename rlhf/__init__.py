@@ -1,1 +1,1 @@
-"""Reinforcement learning from human feedback: language models, SFT, reward models, PPO, DPO, GRPO."""
+"""Reinforcement learning from human feedback: language model, SFT, reward model, PPO, DPO, GRPO."""

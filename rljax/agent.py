@@ -5,16 +5,16 @@
     act(policy, carry, observation, key, greedy) -> carry, action, extras
     update(state, batch, key) -> state, metrics               per device
 
-`policy` is `state.policy`: what acting needs, no more (parameters and frozen statistics). It is what
-rollouts, evaluation, export and serving receive.
+`policy` is `state.policy`: what acting needs, no more (parameters and frozen statistics). Rollouts,
+evaluation, export and serving receive it.
 
 `update` is written for one device of many: it sees its shard of the batch and meets the others in
 `lax.pmean` over the axis `AXIS`. It always runs through `rljax.sharding.data_parallel`, so the axis
 exists even on a single device. `greedy` is a Python bool: it selects a program, not a branch in it.
 
 `extras` of `act` holds everything that can be said of a decision ("log_prob", "value", "entropy",
-"probabilities" or "mean" and "scale"); rollouts keep those named in `stores`, and because collectors
-are jitted the others cost nothing.
+"probabilities" or "mean" and "scale"); rollouts keep those named in `stores`, and because
+collectors are jitted the others cost nothing.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Checkpoints through Orbax: atomic, asynchronous, verified when read, restorable on other devices.
 
 A checkpoint is a pytree at a step, with a checksum of its leaves. Orbax writes it under a temporary
-name and renames it when whole, so `kill -9` leaves whole checkpoints only; a damaged one is found by
-its checksum or by Orbax's own errors, said aloud, and the last whole one is taken instead.
+name and renames it when whole, so `kill -9` leaves whole checkpoints only; a damaged one is found
+by its checksum or by Orbax's own errors, said aloud, and the last whole one is taken instead.
 The only file that imports Orbax.
 """
 
@@ -43,15 +43,8 @@ class Manager:
         # Orbax logs a trace for every save that fails, besides raising: one sentence is enough.
         logging.getLogger("absl").addFilter(_not_from_orbax)
         _drop_unreadable_scores(self.directory)
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[_SCORE],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            str(self.directory), preservation_policy=_preservation(keep)
         )
 
     def __enter__(self) -> "Manager":
@@ -99,8 +92,8 @@ class Manager:
         """The tree at `step`, or at the last whole step, shaped as `make()` would return it.
 
         Arrays land on this process's first device. `make` is only traced, never run. Raises
-        CheckpointError when there is none, when the one asked for is damaged, or when its shapes are
-        another run's.
+        CheckpointError when there is none, when the one asked for is damaged, or when its shapes
+        are another run's.
         """
         if step is not None and step not in self.steps:
             raise CheckpointError(
@@ -129,8 +122,9 @@ class Manager:
         """The last whole checkpoint, or step 0 and `make()` where there is none at all.
 
         For the process that goes on writing here: what a killed one left half-written is removed.
-        Damaged checkpoints behind the one restored are renamed to `damaged-<step>`, so that training
-        can write them anew. Raises CheckpointError when there are some and every one is damaged.
+        Damaged checkpoints behind the one restored are renamed to `damaged-<step>`, so that
+        training can write them anew. Raises CheckpointError when there are some and every one is
+        damaged.
         """
         for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -161,6 +155,15 @@ class Manager:
             except _DAMAGE as error:
                 first_line = str(error).partition("\n")[0]
                 return None, f"{type(error).__name__}: {first_line[:200]}"
+
+
+def _preservation(keep: int) -> Any:  # Any: Orbax annotates policies and their use differently
+    """The last `keep` checkpoints, and the best-scored one."""
+    policies = ocp.training.preservation_policies
+    best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False
+    )
+    return policies.AnyPreservationPolicy([policies.LatestN(keep), best])
 
 
 def _abstract(make: Callable[[], Any]) -> Any:
@@ -212,5 +215,5 @@ def _checksum(tree: Any) -> int:
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, crc)
     return crc

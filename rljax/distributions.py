@@ -1,7 +1,7 @@
 """Distributions over actions: NamedTuples of arrays, so that they pass through jit, vmap and scan.
 
-Each has `sample(key)`, `mode()`, `log_prob(action)`, `entropy()`, which reduce over the action's own
-axes, and `parameters()`: what a served decision reports of the distribution.
+Each has `sample(key)`, `mode()`, `log_prob(action)`, `entropy()`, which reduce over the action's
+own axes, and `parameters()`: what a served decision reports of the distribution.
 """
 
 import math
@@ -72,7 +72,7 @@ class Categorical(NamedTuple):
 def categorical(
     logits: Float[Array, "*batch A"], mask: Bool[Array, "*batch A"] | None = None
 ) -> Categorical:
-    """A Categorical from unnormalized `logits`; where `mask` is False, probability 0 and no gradient.
+    """A Categorical from unnormalized `logits`; no probability or gradient where `mask` is False.
 
     A mask that forbids every action has no meaning; the result is then uniform, never NaN.
     """

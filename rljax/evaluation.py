@@ -6,7 +6,6 @@ finish would favor short episodes, which in most tasks are the bad or the good o
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax

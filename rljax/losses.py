@@ -13,7 +13,7 @@ from rljax.types import Scalar
 def clipped_surrogate(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], epsilon: Scalar
 ) -> Float[Array, "*batch"]:
-    """-min(ρA, clip(ρ, 1-ε, 1+ε)A), ρ = exp(log_ratio) (Schulman et al. 2017, eq. 7), to minimize."""
+    """-min(ρA, clip(ρ, 1-ε, 1+ε)A), ρ = exp(log_ratio): minus Schulman et al. 2017, eq. 7."""
     ratio = jnp.exp(jnp.minimum(log_ratio, 80.0))  # finite, or 0 · ∞ is the gradient of the clip
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
 

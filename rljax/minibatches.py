@@ -2,7 +2,8 @@
 
 A plain shuffle over all rows would change with the way they are split over devices. So environments
 are shuffled in groups, apart: each minibatch takes equally many rows from every group, and every
-device holds whole groups. Where sizes allow 8 groups, 1, 2, 4 and 8 devices see the same minibatches.
+device holds whole groups. Where sizes allow 8 groups, 1, 2, 4 and 8 devices see the same
+minibatches.
 """
 
 import math
@@ -32,7 +33,7 @@ def groups(num_envs: int, minibatch_size: int, num_devices: int) -> int:
 
 
 def shuffled(shape: tuple[int, int], num_minibatches: int, key: PRNGKeyArray) -> Int[Array, "M N"]:
-    """For each minibatch of an epoch, this device's rows, as indices into `shape` `(T, B)` flattened.
+    """For each minibatch of an epoch, this device's rows: indices into `shape` `(T, B)` flattened.
 
     `key` is the same on all devices, which `AXIS` joins; every row comes once.
     """

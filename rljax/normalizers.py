@@ -29,7 +29,7 @@ def update(
 ) -> Moments:
     """Merges the rows `x` `[..., *shape]` of weight 0 or 1 `[...]` (Chan et al. 1983, eq. 2.1).
 
-    With `axis_name` the rows of all devices on that axis are merged, and every device gets the same.
+    With `axis_name` the rows of all devices on that axis are merged; every device gets the same.
     """
 
     def total(y: Array) -> Array:

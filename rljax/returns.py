@@ -37,7 +37,7 @@ def gae(
 ) -> Float[Array, "T B"]:
     """Generalized advantage estimates (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
 
-        δ_t = r_t + γ·discount_t·V_{t+1} - V_t          A_t = δ_t + γλ·discount_t·continues_t·A_{t+1}
+        δ_t = r_t + γ·discount_t·V_{t+1} - V_t         A_t = δ_t + γλ·discount_t·continues_t·A_{t+1}
 
     `continues_t` is `valid_{t+1}`: the trace is cut behind every ending. A row that was truncated
     bootstraps from V of the next row, which holds its true final observation. `last_value` is V of

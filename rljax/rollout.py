@@ -83,13 +83,12 @@ def make(agent: Agent, env: HostEnv | JaxEnv, num_envs: int, length: int, kind: 
 
     Raises ValueError when `kind` does not fit the source or the backend.
     """
-    match resolve(env, kind):
-        case Kind.IN_GRAPH:
-            return in_graph(agent, env, num_envs, length)
-        case Kind.ENVPOOL_XLA:
-            return envpool_xla(agent, env, length)
-        case _:
-            return host(agent, env, length)
+    kind = resolve(env, kind)
+    if isinstance(env, JaxEnv):
+        return in_graph(agent, env, num_envs, length)
+    if kind is Kind.ENVPOOL_XLA:
+        return envpool_xla(agent, env, length)
+    return host(agent, env, length)
 
 
 def in_graph(agent: Agent, env: JaxEnv, num_envs: int, length: int) -> Collector:
@@ -146,8 +145,7 @@ def host(agent: Agent, env: HostEnv, length: int) -> Collector:
         rows, dones = [], []
         for row in range(length):
             carry, action, extras = act(policy, carry, observation, ended, key, np.int32(row))
-            action = np.asarray(action)
-            step = env.step(action)
+            step = env.step(np.asarray(action))
             rows.append(
                 Transition(
                     observation,
@@ -205,9 +203,11 @@ def decide(
     return jax.tree.map(restart, agent.initial_carry(len(ended)), carry), action, extras
 
 
-def _stored(agent: Agent, *arguments: Any) -> tuple[Any, Array, dict[str, Array]]:
+def _stored(
+    agent: Agent, policy: Any, carry: Any, observation: Observation, ended: Array, key: Array
+) -> tuple[Any, Array, dict[str, Array]]:
     """A sampled decision with the extras that rollouts keep."""
-    carry, action, extras = decide(agent, *arguments, False)
+    carry, action, extras = decide(agent, policy, carry, observation, ended, key, False)
     return carry, action, {name: extras[name] for name in agent.stores}
 
 

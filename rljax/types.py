@@ -115,13 +115,16 @@ class Observation(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """One row, or `[T, B]` of them; see the module's legend for `discount` and `valid`."""
+    """One row, or `[T, B]` of them; see the module's legend for `discount` and `valid`.
+
+    Rollouts on the host hold NumPy arrays; `update` is jitted and sees JAX's.
+    """
 
     observation: Observation
-    action: Array | np.ndarray
-    reward: Array | np.ndarray  # float32
-    discount: Array | np.ndarray  # float32: 0 where the episode terminated, else 1
-    valid: Array | np.ndarray  # bool: False on the row that autoreset puts after an episode's end
+    action: Array
+    reward: Array  # float32
+    discount: Array  # float32: 0 where the episode terminated, else 1
+    valid: Array  # bool: False on the row that autoreset puts after an episode's end
     extras: dict[str, Array]  # what the agent asked to keep (`Agent.stores`), e.g. "log_prob"
 
 
@@ -136,6 +139,6 @@ class Trajectory(NamedTuple):
 class Episodes(NamedTuple):
     """Totals over the episodes that ended in a rollout; all zero when none did."""
 
-    count: Array | np.ndarray  # int32
-    return_sum: Array | np.ndarray  # float32, undiscounted and unclipped
-    length_sum: Array | np.ndarray  # int32, in steps
+    count: Array  # int32
+    return_sum: Array  # float32, undiscounted and unclipped
+    length_sum: Array  # int32, in steps

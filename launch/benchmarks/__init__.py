@@ -8,7 +8,10 @@ yields one `table.Row` after another.
 import dataclasses
 import pathlib
 
-BENCHMARKS = {"ppo": "launch.benchmarks.ppo"}  # name on the command line -> module
+BENCHMARKS = {  # name on the command line -> module
+    "ppo": "launch.benchmarks.ppo",
+    "scores": "launch.benchmarks.scores",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,5 +21,5 @@ class Options:
     repeats: int = 3  # timed windows per figure, of which the median is reported
     env: str | None = None  # only the settings of this environment
     num_threads: int = 2  # of the pool, ours and the peers' alike
-    peers: tuple[str, ...] = ()
+    peers: tuple[str, ...] | None = None  # None: those that the benchmark compares with
     peer_python: pathlib.Path = pathlib.Path(".venv-bench/bin/python")

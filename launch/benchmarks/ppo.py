@@ -85,17 +85,22 @@ _CHEETAH = ppo.Config(
 )
 SETTINGS = (
     Setting("CartPole-v1", dataclasses.replace(_CARTPOLE, num_envs=8), 20, 100),
-    Setting("CartPole-v1", dataclasses.replace(_CARTPOLE, num_envs=64), 5, 25),
+    Setting("CartPole-v1", dataclasses.replace(_CARTPOLE, num_envs=64), 5, 50),
     Setting("HalfCheetah-v4", _CHEETAH, 5, 20),
 )
 
 
+def peers(options: Options) -> tuple[str, ...]:
+    """Those asked for; by default all."""
+    return tuple(PEERS) if options.peers is None else options.peers
+
+
 def versions(options: Options) -> dict[str, str]:
     """Of the peers and what they run on. Raises UsageError where they are not there to be run."""
-    for peer in options.peers:
+    for peer in peers(options):
         if peer not in PEERS:
             raise UsageError(f"unknown peer {peer!r}; {nearest(peer, PEERS)}")
-    if not options.peers:
+    if not peers(options):
         return {}
     if not options.peer_python.is_file():
         raise UsageError(
@@ -132,7 +137,7 @@ def setting_rows(setting: Setting, options: Options) -> Iterator[Row]:
     env = host_envpool.make(setting.env, config.num_envs, 0, num_threads=options.num_threads)
     agent = ppo.make(config, env.spec)
     ours = measure.training(agent, env, ppo.loop(config), setting.warm_up, load)
-    for peer in options.peers or (None,):
+    for peer in peers(options) or (None,):
         speed, first = run_peer(peer, setting, options) if peer else (None, None)
         yield row("ppo/train", ours.steps_per_second, "steps/s", peer, speed)
         yield row("ppo/first_update", (ours.first_update,), "s", peer, first)

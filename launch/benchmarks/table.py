@@ -34,7 +34,7 @@ class Row:
         """How many times better than the peer, whatever the unit; None without a peer."""
         if self.peer_value is None:
             return None
-        if self.unit in _LESS_IS_BETTER:
+        if self.unit in _LESS_IS_BETTER or max(self.value, self.peer_value) < 0:  # costs
             return self.peer_value / self.value
         return self.value / self.peer_value
 

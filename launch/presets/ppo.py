@@ -47,14 +47,15 @@ _LUNAR_LANDER = Config(
     entropy_cost=0.01,
     value_cost=1.0,
 )
-_PENDULUM = Config(  # γ = 0.9 is what matters; the Zoo explores by gSDE, which we do not have
+# γ = 0.9 is what matters. The Zoo explores by gSDE, which we do not have, at a constant rate: with
+# annealing, the worst of 8 seeds on EnvPool's task scores -209 in place of -371.
+_PENDULUM = Config(
     total_steps=100_000,
     num_envs=4,
     rollout_length=1024,
     num_epochs=10,
     num_minibatches=64,  # of 64
     learning_rate=1e-3,
-    anneal_learning_rate=False,
     discount=0.9,
     value_cost=1.0,
 )

@@ -1,7 +1,7 @@
-"""The two kinds of environment: pure functions in the graph, and batches of simulators on the host.
+"""The two kinds of environment: pure functions in the graph, batches of simulators on the host.
 
-Both restart on the step after an ending one (see `rljax.types`): that step ignores its action, gives
-reward 0, neither terminated nor truncated, and returns the first observation of the next episode.
+Both restart on the step after an ending one (see `rljax.types`): that step ignores its action,
+gives reward 0, neither terminated nor truncated, and returns the next episode's first observation.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,10 @@ class JaxEnv(NamedTuple):
 
 
 class XlaEnv(NamedTuple):
-    """A host pool's step as an XLA call: not to be vmapped, pmapped or sharded; CPU backend only."""
+    """A host pool's step as an XLA call, on the CPU backend; not to be vmapped or sharded."""
 
     handle: Array  # an ordering token: thread it through every step
-    step: Callable[
-        [Array, Array], tuple[Array, TimeStep]
-    ]  # handle, action [B, ...] -> handle, step
+    step: Callable[[Array, Array], tuple[Array, TimeStep]]  # handle, action -> handle, step
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from rljax import rollout, sharding
+from rljax import minibatches, rollout, sharding
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv, JaxEnv
 from rljax.types import Episodes, Metrics
@@ -29,6 +29,7 @@ class Config:
     collector: rollout.Kind = rollout.Kind.AUTO
     parallel: sharding.Parallel = sharding.Parallel.SHARD_MAP
     num_devices: int = 0  # 0: all of this process
+    num_minibatches: int = 1  # that an update makes of its rows; each is split over the devices too
 
     @property
     def rows(self) -> int:
@@ -66,6 +67,7 @@ def check(env: HostEnv | JaxEnv, config: Config) -> None:
             f"num_envs={config.num_envs} cannot be split over {devices} devices: "
             f"choose a multiple of {devices}, or set --num_devices."
         )
+    minibatches.groups(config.num_envs, config.rows // config.num_minibatches, devices)
     rollout.resolve(env, config.collector)
 
 
@@ -127,22 +129,22 @@ class _Window:
 
     def __init__(self, num_episodes: int) -> None:
         self._wanted = num_episodes
-        self._recent: collections.deque[Episodes] = collections.deque()
+        self._recent: collections.deque[tuple[int, float, int]] = collections.deque()
         self._ended = 0
 
     def add(self, episodes: Episodes) -> dict[str, float]:
         """Takes a rollout's totals; gives the means, or nothing before the first episode ended."""
-        episodes = Episodes(*(np.asarray(x).item() for x in episodes))
-        self._ended += episodes.count
-        if episodes.count:
-            self._recent.append(episodes)
-        count = sum(e.count for e in self._recent)
-        while self._recent and count - self._recent[0].count >= self._wanted:
-            count -= self._recent.popleft().count
+        ended, return_sum, length_sum = (np.asarray(x).item() for x in episodes)
+        self._ended += ended
+        if ended:
+            self._recent.append((ended, return_sum, length_sum))
+        count = sum(ended for ended, _, _ in self._recent)
+        while self._recent and count - self._recent[0][0] >= self._wanted:
+            count -= self._recent.popleft()[0]
         if not count:
             return {}
         return {
-            "episode/return_mean": sum(e.return_sum for e in self._recent) / count,
-            "episode/length_mean": sum(e.length_sum for e in self._recent) / count,
+            "episode/return_mean": sum(returns for _, returns, _ in self._recent) / count,
+            "episode/length_mean": sum(lengths for _, _, lengths in self._recent) / count,
             "episode/count": self._ended,
         }

@@ -44,16 +44,29 @@ def learning_curve(
     axes = figure.add_subplot()
     for index, (label, paths) in enumerate(runs.items()):
         _draw(axes, [curve(path, x, y) for path in paths], label, f"C{index}")
-    axes.set_xlabel(_LABELS.get(x, x))
-    axes.set_ylabel(_LABELS.get(y, y))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1M
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0)
+    _dress(axes, x, y)
     if title:
         axes.set_title(title)
     if len(runs) > 1 or any(len(paths) > 1 for paths in runs.values()):
         axes.legend(frameon=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, format="png")
+
+
+def panels(
+    runs: Mapping[str, Sequence[pathlib.Path]],
+    output: pathlib.Path,
+    *,
+    x: str = "step",
+    y: str = "episode/return_mean",
+) -> None:
+    """Draws runs side by side, an axis each under its label; arguments as `learning_curve`'s."""
+    figure = Figure(figsize=(3.2 * len(runs), 2.6), dpi=150, layout="constrained")
+    for index, (label, paths) in enumerate(runs.items()):
+        axes = figure.add_subplot(1, len(runs), index + 1)
+        _draw(axes, [curve(path, x, y) for path in paths], label, f"C{index}")
+        _dress(axes, x, y if index == 0 else "")
+        axes.set_title(label, fontsize="medium")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, format="png")
 
@@ -84,6 +97,15 @@ def mean_curve(
     low, high = max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves)
     grid = np.linspace(low, high, num_points if low < high else 0)
     return grid, np.mean([np.interp(grid, xs, ys) for xs, ys in curves], axis=0)
+
+
+def _dress(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(_LABELS.get(x, x))
+    axes.set_ylabel(_LABELS.get(y, y))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1M
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0)
 
 
 def _draw(

@@ -42,7 +42,7 @@ class Actor(nn.Module):
 def distribution(
     action: ActionSpec, box_policy: BoxPolicy, outputs: Any, mask: Bool[Array, "*batch n"] | None
 ) -> distributions.Distribution:
-    """The distribution over `action` whose parameters are an `Actor`'s outputs; masks are obeyed."""
+    """The distribution over `action` with an `Actor`'s outputs as parameters; masks are obeyed."""
     if isinstance(action, Discrete):
         return distributions.categorical(outputs, mask)
     if isinstance(action, MultiDiscrete):

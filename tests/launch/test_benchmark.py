@@ -208,7 +208,7 @@ def test_every_row_of_a_setting_is_measured(env, as_before):
         num_envs=2, rollout_length=8, num_epochs=1, num_minibatches=2, hidden_sizes=(4,)
     )
     setting = ppo_benchmark.Setting(env, config, warm_up=1, window=2)
-    rows = list(ppo_benchmark.setting_rows(setting, Options(repeats=3, num_threads=1)))
+    rows = list(ppo_benchmark.setting_rows(setting, Options(repeats=3, num_threads=1, peers=())))
     by_name = {row.name: row for row in rows}
     assert list(by_name) == [
         "ppo/train",

@@ -54,7 +54,8 @@ def test_run_runs_main():
     [
         ("UsageError('No.')", 2, "error: No.\n"),
         ("OSError(28, 'No space left on device', 'x/y')", 2, "x/y: No space left on device.\n"),
-        ("PermissionError(13, 'Permission denied')", 2, "error: cannot use"),
+        ("PermissionError(13, 'Permission denied')", 2, "error: cannot write: Permission denied."),
+        ("PermissionError(13, 'Permission denied', 'x/y')", 2, "error: cannot use x/y"),
         ("KeyboardInterrupt()", 130, "interrupted\n"),
     ],
 )
@@ -102,7 +103,9 @@ def test_helpfull_documents_every_flag_and_every_field():
         assert f"config.{field.name}=" in answer.stdout
     for name in flags._RUN:
         assert f"--{name}" in answer.stdout
-    assert "--config.discount=0.98  (a float)\n      γ\n" in answer.stdout  # that of the preset
+    assert (
+        "--config.discount=0.98  (a float)\n      γ, in [0, 1]\n" in answer.stdout
+    )  # that of the preset
     assert "--config.clip_value=None  (a float or None)" in answer.stdout
     assert "--[no]config.anneal_learning_rate=True  (true or false)" in answer.stdout
     assert "--verbosity" in answer.stdout

@@ -60,7 +60,7 @@ def test_every_flag_reaches_the_experiment():
             "--eval_every=0",
             "--eval_episodes=7",
             "--log_every=5",
-            "--writers=jsonl,wandb",
+            "--writers=wandb",  # besides metrics.jsonl
             "--wandb_project=p",
             "--progress=off",
         ]
@@ -154,6 +154,7 @@ def test_one_command_line_leaves_nothing_behind_for_the_next():
         ("--log_every=0", "--log_every=0: should be at least 1."),
         ("--num_devices=two", "--num_devices=two: should be an int, got 'two'."),
         ("--collector=hots", "--collector=hots: should be one of auto, host, envpool_xla"),
+        ("--seed=2147483648", "--seed must be less than 2147483648"),
         ("--writers=jsonl,csv", "--writers=jsonl,csv: should be a tuple, each item one of jsonl"),
         ("--env_options=[1]", "--env_options should be a JSON object such as"),
         ("--env_options={", "--env_options should be a JSON object such as"),

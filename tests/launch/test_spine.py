@@ -79,9 +79,7 @@ def test_what_is_served_is_what_was_trained(workdir, address):
     run = trained.load(workdir)
     assert run.policy.observation.count > 2000  # statistics travel with the policy
     rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    _, action, extras = run.agent.act(
-        run.policy, (), Observation(rows), jax.random.key(0), True
-    )
+    _, action, extras = run.agent.act(run.policy, (), Observation(rows), jax.random.key(0), True)
     action = np.clip(action, -2, 2)  # what is served is what the environment would get
     with PolicyClient(address, "pendulum", timeout_ms=5000) as client:
         for i, row in enumerate(rows):

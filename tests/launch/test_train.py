@@ -172,6 +172,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(straight, tmp_path):
         (("--env=CartPole-v1", "--config.num_minibatches=7"), ("num_minibatches=7", "1024")),
         (("--env=CartPole-v1", "--config.num_envs=0"), ("num_envs", "positive")),
         (("--env=CartPole-v1", "--num_devices=9"), ("--num_devices=9", "2 device(s)")),
+        (("--env=CartPole-v1", "--config.num_minibatches=1024"), ("minibatches of 1 rows",)),
         (("--env=CartPole-v1", "--collector=in_graph"), ("--collector=in_graph",)),
         (("--env=CartPole-v1", '--env_options={"wind": 3}'), ("wind",)),
     ],

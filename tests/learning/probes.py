@@ -1,6 +1,6 @@
 """Probe environments: each so small that its values are known, and failing it names the culprit.
 
-After A. Jones, "Debugging Reinforcement Learning Systems" (2021, andyljones.com/posts/rl-debugging):
+After A. Jones on debugging reinforcement learning (andyljones.com/posts/rl-debugging):
 
     constant         one step, reward 1                       does V learn at all?
     shown            one step, random sign, reward = sign     does V see the observation?
@@ -10,9 +10,9 @@ After A. Jones, "Debugging Reinforcement Learning Systems" (2021, andyljones.com
     matching         one step, reward by action × sign        policy and V at once?
     tracking         the same with a real action              policies over boxes?
 
-An observation is one number, `[1]`, which an ending step leaves as it is: the row that autoreset puts
-behind it looks like a real one, so that a learner which gives such rows weight, or discounts an end
-by 1, is off by far. Environments come with autoreset.
+An observation is one number, `[1]`, which an ending step leaves as it is: the row that autoreset
+puts behind it looks like a real one, so that a learner which gives such rows weight, or discounts
+an end by 1, is off by far. Environments come with autoreset.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,10 @@ def matching() -> JaxEnv:
 def tracking() -> JaxEnv:
     """Minus the squared distance to half the sign: the best action is ±0.5, within [-2, 1]."""
     return _one_step(
-        "tracking", Box((-2.0,), (1.0,)), _sign, lambda shown, action: -((action[0] - shown / 2) ** 2)
+        "tracking",
+        Box((-2.0,), (1.0,)),
+        _sign,
+        lambda shown, action: -((action[0] - shown / 2) ** 2),
     )
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pool
-from tensorflow_serving.apis import (  # noqa: F401 - they register their descriptors
+from grpc_health.v1 import health_pb2  # noqa: F401 - these imports register their descriptors
+from tensorflow_serving.apis import (  # noqa: F401
     get_model_metadata_pb2,
     get_model_status_pb2,
     predict_pb2,
