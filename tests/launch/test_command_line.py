@@ -7,6 +7,7 @@ from absl import flags as absl_flags
 
 from agents import ppo
 from launch import command_line, flags
+from rljax import config as configs
 from rljax.config import UsageError
 
 ARGUMENTS = ["--env=Acrobot-v1", "--workdir=runs/x"]
@@ -62,6 +63,7 @@ def test_run_runs_main():
 def test_run_answers_what_is_not_a_defect_without_a_trace(raised, code, text):
     script = f"""
 from launch import flags
+from rljax import config as configs
 from rljax.config import UsageError
 def main(argv):
     raise {raised}
@@ -100,6 +102,7 @@ def test_helpfull_documents_every_flag_and_every_field():
     answer = _script(TRAIN, "--helpfull", "--env=CartPole-v1")
     assert (answer.returncode, answer.stderr) == (0, "")
     for field in dataclasses.fields(ppo.Config):
+        assert configs.comments(ppo.Config)[field.name]
         assert f"config.{field.name}=" in answer.stdout
     for name in flags._RUN:
         assert f"--{name}" in answer.stdout
