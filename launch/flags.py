@@ -30,6 +30,7 @@ from rljax.metrics.writers import Logging, Sink
 __all__ = ["UsageError", "experiment", "parse", "parse_script", "run", "usage_errors"]
 
 NO_PRESET = "none"
+_ENV_SEEDS = 2**30  # environments take seeds of 32 bits; half are left to evaluation
 
 
 class _Parser(absl_flags.ArgumentParser):
@@ -131,7 +132,8 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
         source=EnvSource(
             name=values.env,
             num_envs=config.num_envs,
-            seed=values.seed,
+            # environment i gets seed + i: strides keep the runs of other seeds from sharing any
+            seed=values.seed * config.num_envs % _ENV_SEEDS,
             num_threads=values.num_threads,
             options=_options(values.env_options),
         ),

@@ -13,7 +13,7 @@ from rljax.envs.base import HostEnv, JaxEnv
 from rljax.loops import LOOPS
 
 EVAL_ENVS = 16  # environments that an evaluation plays in at once
-_EVAL_SEED = 1_000_003  # added to the seed: training has used up seed, seed + 1, ...
+_EVAL_SEED = 2**30  # training's lie below
 
 
 class Run(NamedTuple):
@@ -52,7 +52,7 @@ def fresh_source(
     experiment: Experiment, num_envs: int = EVAL_ENVS, seed: int = 0
 ) -> HostEnv | JaxEnv:
     """Other environments of the same task, none of them seeded as those of training."""
-    seed += experiment.seed + _EVAL_SEED
+    seed = _EVAL_SEED + (1000 * experiment.seed + seed) % (_EVAL_SEED - 10_000)
     return sources.open(dataclasses.replace(experiment.source, num_envs=num_envs, seed=seed))
 
 

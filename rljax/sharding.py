@@ -18,10 +18,6 @@ from rljax.types import Trajectory
 
 TRAJECTORY_AXES = Trajectory._make((1, 0, 0))  # which axis of each part is split over the devices
 
-# XLA's default order of a CPU program favors concurrency, at a cost to small networks on few cores:
-# without it PPO's updates are a fifth to a half faster (docs/benchmarks.md).
-_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-
 
 class Parallel(enum.Enum):
     """How an update is mapped over devices."""
@@ -116,7 +112,6 @@ def data_parallel(
             check_vma=False,
         ),
         donate_argnums=0,
-        compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None,
     )
 
     def run(state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:

@@ -67,7 +67,7 @@ def test_every_flag_reaches_the_experiment():
     )
     options = (("a", (1, 2)), ("max_episode_steps", 9))
     assert experiment == experiments.Experiment(
-        source=EnvSource("envpool:Acrobot-v1", 8, seed=3, num_threads=4, options=options),
+        source=EnvSource("envpool:Acrobot-v1", 8, seed=24, num_threads=4, options=options),
         agent="ppo",
         config=launch.presets.load("ppo")["CartPole-v1"].config,
         preset="CartPole-v1",
@@ -201,3 +201,14 @@ def test_nested_configs_have_flags_by_path(monkeypatch):
     assert changed == Nested(optimizer=Optimizer(2.0, Kind.SGD))
     with pytest.raises(UsageError, match=r"did you mean --config\.optimizer\.rate "):
         _config("--preset=none", "--config.optimizer.rat=2")
+
+
+def test_runs_of_different_seeds_share_no_environment():
+    seeds = set()
+    for seed in range(20):
+        source = flags.experiment(
+            ["train", "--env=Acrobot-v1", "--workdir=x", f"--seed={seed}"]
+        ).source
+        mine = set(range(source.seed, source.seed + source.num_envs))
+        assert not mine & seeds
+        seeds |= mine
