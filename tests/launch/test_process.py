@@ -1,0 +1,36 @@
+import os
+import signal
+
+import pytest
+
+from launch import process
+
+
+@pytest.mark.parametrize(
+    ("xla_flags", "threads"),
+    [("", None), ("--xla_force_host_platform_device_count=2", "32")],
+    ids=["one device", "emulated devices"],
+)
+def test_more_threads_than_cores_only_for_emulated_devices(xla_flags, threads, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", xla_flags)
+    monkeypatch.delenv("NPROC", raising=False)
+    process.prepare()
+    assert os.environ.get("NPROC") == threads
+    monkeypatch.delenv("NPROC", raising=False)
+
+
+def test_what_the_user_set_is_left_alone(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    process.prepare()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
+
+
+def test_the_first_signal_asks_and_the_second_acts():
+    before = signal.getsignal(signal.SIGINT)
+    with process.stop_on_signals() as stop:
+        assert (stop.signal, stop.exit_code) == (None, 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stop.signal, stop.exit_code) == (signal.SIGINT, 130)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
