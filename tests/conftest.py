@@ -23,12 +23,3 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> pathlib.Path:
-    """Published data sets: $RLJAX_DATA, or shared/data beside the checkout."""
-    folder = pathlib.Path(os.environ.get("RLJAX_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data sets in {folder}; set RLJAX_DATA to where they lie")
-    return folder
