@@ -12,6 +12,11 @@ evaluation, export and serving receive it.
 `lax.pmean` over the axis `AXIS`. It always runs through `rljax.sharding.data_parallel`, so the axis
 exists even on a single device. `greedy` is a Python bool: it selects a program, not a branch in it.
 
+On-policy agents learn from a `rljax.types.Trajectory`, off-policy and offline ones from a
+`rljax.replay.base.Sample`. `metrics` are scalars; an agent that learns from prioritized replay also
+returns `PRIORITY`, `[B]` of the whole batch (gathered over `AXIS`), which the loop hands to the
+buffer and does not log.
+
 `extras` of `act` holds everything that can be said of a decision ("log_prob", "value", "entropy",
 "probabilities" or "mean" and "scale"); rollouts keep those named in `stores`, and because
 collectors are jitted the others cost nothing.
@@ -25,6 +30,7 @@ from jax import Array
 from rljax.types import EnvSpec, Metrics, Observation
 
 AXIS = "data"  # the name of the device axis that updates reduce over
+PRIORITY = "replay/priority"  # metric that goes back to the buffer: |TD error| of every row
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -92,25 +93,53 @@ class Box:
 ActionSpec = Discrete | MultiDiscrete | Box
 
 
+class Part(NamedTuple):
+    """One array of an observation."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # "float32", or "uint8" for pixels, height x width x channels
+
+
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What an agent must know of an environment; hashable."""
+    """What an agent must know of an environment; hashable.
+
+    An observation is one array, or, where `named_parts` is not empty, a dict of arrays: the frames
+    by their names, and under "vector" everything else. `parts` has both cases in one form.
+    """
 
     name: str  # as the user gave it, e.g. "CartPole-v1"
-    observation_shape: tuple[int, ...]  # of one observation
+    observation_shape: tuple[int, ...]  # of one observation; () if in named parts
     observation_dtype: str  # as the agent sees it: "float32", or "uint8" for pixels
     action: ActionSpec
     has_mask: bool = False  # observations carry a mask of allowed actions
     max_episode_steps: int | None = None
+    named_parts: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every array of an observation; a lone one is called "observation"."""
+        alone = Part("observation", self.observation_shape, self.observation_dtype)
+        return self.named_parts or (alone,)
+
+    def example(self, batch: tuple[int, ...] = ()) -> "Observation":
+        """An observation `[*batch, ...]` of zeros, with every action allowed."""
+        arrays = {name: jnp.zeros((*batch, *shape), dtype) for name, shape, dtype in self.parts}
+        features = arrays if self.named_parts else arrays["observation"]
+        if not self.has_mask or isinstance(self.action, Box):
+            return Observation(features)
+        return Observation(features, jnp.ones((*batch, *self.action.mask_shape), bool))
 
 
 class Observation(NamedTuple):
     """What the policy sees: features `[..., *observation_shape]`, and the mask of allowed actions.
 
-    `mask` is bool `[..., *action.mask_shape]`, or None where the environment gives none.
+    Features are a dict of arrays where the spec has named parts. `mask` is bool
+    `[..., *action.mask_shape]`, or None where the environment gives none.
     """
 
-    features: Array | np.ndarray
+    features: Any  # arrays of JAX or NumPy
     mask: Array | np.ndarray | None = None
 
 

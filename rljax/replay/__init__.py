@@ -1,0 +1,1 @@
+"""Replay: a buffer is a few pure functions over a pytree state; `base` has the contract."""

@@ -1,0 +1,48 @@
+"""What the fields of an agent's config may be: one sentence for each that cannot work."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def positive(config: Any, *names: str) -> None:
+    """Raises ValueError unless each field is greater than 0; None is, where a field allows it."""
+    _require(config, names, lambda x: x > 0, "be positive")
+
+
+def not_negative(config: Any, *names: str) -> None:
+    """Raises ValueError unless each field is at least 0."""
+    _require(config, names, lambda x: x >= 0, "not be negative")
+
+
+def fraction(config: Any, *names: str) -> None:
+    """Raises ValueError unless each field lies in [0, 1]."""
+    _require(config, names, lambda x: 0 <= x <= 1, "lie in [0, 1]")
+
+
+def sizes(config: Any, *names: str) -> None:
+    """Raises ValueError unless every number of each tuple is positive."""
+    for name in names:
+        if any(size < 1 for size in getattr(config, name)):
+            raise ValueError(f"config.{name} must all be positive, not {getattr(config, name)}.")
+
+
+def rollouts(config: Any) -> None:
+    """Raises ValueError where `total_steps` is less than one rollout, or minibatches do not fit."""
+    rows = config.num_envs * config.rollout_length
+    minibatches = getattr(config, "num_minibatches", 1)
+    if rows % minibatches:
+        raise ValueError(
+            f"config.num_minibatches={minibatches} does not divide the {rows} rows of a "
+            f"rollout (num_envs={config.num_envs} x rollout_length={config.rollout_length})."
+        )
+    if config.total_steps < rows:
+        raise ValueError(
+            f"config.total_steps={config.total_steps} is less than one rollout of {rows} rows."
+        )
+
+
+def _require(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], what: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"config.{name} must {what}, not {value}.")
