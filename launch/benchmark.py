@@ -21,7 +21,7 @@ from typing import IO, Any
 from absl import flags
 
 from launch import command_line, process
-from launch.benchmarks import BENCHMARKS, Options, table
+from launch.benchmarks import BENCHMARKS, USUAL_FLAGS, Options, table
 from launch.experiment import versions
 from rljax.config import UsageError, nearest
 
@@ -43,13 +43,17 @@ flags.DEFINE_string(
     "The interpreter that has the peers installed.",
     flag_values=FLAGS,
 )
+flags.DEFINE_list("envs", [], "suite: the tasks.", flag_values=FLAGS)
+flags.DEFINE_list("agents", [], "suite: who is compared, besides random.", flag_values=FLAGS)
+flags.DEFINE_integer("trials", Options.trials, "suite: seeds of a pair.", 1, flag_values=FLAGS)
+flags.DEFINE_integer("total_steps", None, "suite: steps of every run.", 1, flag_values=FLAGS)
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the name, which comes first, and the flags; returns program and name.
 
     Raises:
-        UsageError: there is no such benchmark, or a flag is unknown, wrong or missing.
+        UsageError: there is no such benchmark, or a flag is unknown, wrong, missing or not its own.
     """
     name = [argument for argument in argv[1:2] if not argument.startswith("-")]
     command_line.parse_script([argv[0], *argv[1 + len(name) :]], FLAGS)
@@ -59,6 +63,11 @@ def parse(argv: list[str]) -> list[str]:
         raise UsageError(f"unknown benchmark {name[0]!r}; {nearest(name[0], BENCHMARKS)}")
     if not FLAGS.output:
         raise UsageError("--output is missing: the file for the results, e.g. --output=ppo.json.")
+    takes = (*getattr(importlib.import_module(BENCHMARKS[name[0]]), "TAKES", USUAL_FLAGS), "output")
+    for flag in FLAGS:
+        if FLAGS[flag].present and flag not in takes:
+            known = ", ".join(f"--{taken}" for taken in takes)
+            raise UsageError(f"{name[0]} does not use --{flag}; its flags are {known}.")
     return [argv[0], *name]
 
 
@@ -71,6 +80,10 @@ def main(argv: list[str]) -> None:
         num_threads=FLAGS.num_threads,
         peers=None if FLAGS.peers is None else tuple(filter(None, FLAGS.peers.split(","))),
         peer_python=pathlib.Path(FLAGS.peer_python),
+        envs=tuple(FLAGS.envs),
+        agents=tuple(FLAGS.agents),
+        trials=FLAGS.trials,
+        total_steps=FLAGS.total_steps,
     )
     report = {
         "command": shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]]),
@@ -87,8 +100,11 @@ def main(argv: list[str]) -> None:
                 print(f"\n{table.title(row.settings)}", file=sys.stderr)
             print(f"  {table.line(row)}", file=sys.stderr, flush=True)
             rows.append(row)
-        json.dump({"rows": [table.to_json(row) for row in rows], **report}, file, indent=2)
+        report = {"rows": [table.to_json(row) for row in rows], **report}
+        json.dump(report, file, indent=2)
     print(table.aligned(rows))
+    if hasattr(benchmark, "finish"):
+        benchmark.finish(report, pathlib.Path(FLAGS.output))
 
 
 def machine() -> dict[str, Any]:

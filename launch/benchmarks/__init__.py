@@ -2,7 +2,9 @@
 
 A module has two functions of `Options`: `versions`, the packages that it compares with (raises
 UsageError, before anything is measured, where one is missing), and `rows`, which measures and
-yields one `table.Row` after another.
+yields one `table.Row` after another. It may have two more: `TAKES`, the flags that it obeys where
+they are not the usual ones (any other is refused), and `finish(report, output)`, which draws what
+belongs beside the file.
 """
 
 import dataclasses
@@ -11,7 +13,11 @@ import pathlib
 BENCHMARKS = {  # name on the command line -> module
     "ppo": "launch.benchmarks.ppo",
     "scores": "launch.benchmarks.scores",
+    "suite": "launch.benchmarks.suite",
 }
+
+
+USUAL_FLAGS = ("repeats", "env", "num_threads", "peers", "peer_python")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,3 +29,7 @@ class Options:
     num_threads: int = 2  # of the pool, ours and the peers' alike
     peers: tuple[str, ...] | None = None  # None: those that the benchmark compares with
     peer_python: pathlib.Path = pathlib.Path(".venv-bench/bin/python")
+    envs: tuple[str, ...] = ()  # tasks of a suite
+    agents: tuple[str, ...] = ()  # that a suite compares
+    trials: int = 5  # seeds of each pair of them
+    total_steps: int | None = None  # of every run; None: as the presets have it

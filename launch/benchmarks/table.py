@@ -27,7 +27,8 @@ class Row:
     settings: dict[str, Any]  # rows with equal settings make one table
     peer: str | None = None
     peer_value: float | None = None
-    samples: tuple[float, ...] = ()  # one per timed window
+    samples: tuple[float, ...] = ()  # one per timed window, or per seed
+    interval: tuple[float, float] | None = None  # 95 % of `value`, where it is known
 
     @property
     def ratio(self) -> float | None:
@@ -46,12 +47,17 @@ def to_json(row: Row) -> dict[str, Any]:
 
 def from_json(report: dict[str, Any]) -> list[Row]:
     """The rows of a report. Raises UsageError where they are not as `to_json` wrote them."""
-    names = [field.name for field in dataclasses.fields(Row)]
+    names = [field.name for field in dataclasses.fields(Row) if field.name != "interval"]
+    rows = []
     try:
-        rows = [Row(**{name: row[name] for name in names}) for row in report["rows"]]
+        for row in report["rows"]:
+            fields: dict[str, Any] = {name: row[name] for name in names}
+            fields["samples"] = tuple(fields["samples"])
+            interval = row.get("interval")  # reports of before 2026-11-21 have none
+            rows.append(Row(**fields, interval=tuple(interval) if interval else None))
     except (KeyError, TypeError) as error:
         raise UsageError(f"this is no report of a benchmark: {error} is missing.") from error
-    return [dataclasses.replace(row, samples=tuple(row.samples)) for row in rows]
+    return rows
 
 
 def title(settings: Mapping[str, Any]) -> str:
@@ -62,7 +68,8 @@ def title(settings: Mapping[str, Any]) -> str:
 def line(row: Row) -> str:
     """One figure in one line."""
     name, value, unit, peer, _, ratio = _cells(row)
-    return f"{name}: {value} {unit}" + (f", {ratio} times {peer}" if peer else "")
+    within = f" [{_number(row.interval[0])}, {_number(row.interval[1])}]" if row.interval else ""
+    return f"{name}: {value}{within} {unit}" + (f", {ratio} times {peer}" if peer else "")
 
 
 def aligned(rows: Sequence[Row]) -> str:
