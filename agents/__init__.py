@@ -2,4 +2,10 @@
 
 AGENTS = {  # name on the command line -> module; resolved lazily by rljax.registry
     "ppo": "agents.ppo",
+    "ppo_recurrent": "agents.ppo_recurrent",
+    "dqn": "agents.dqn",
+    "sac": "agents.sac",
+    "a2c": "agents.a2c",
+    "impala": "agents.impala",
+    "random": "agents.random",
 }

@@ -1,4 +1,4 @@
-"""Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347), for vectors of features.
+"""Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347), for vectors and pixels.
 
 Read `Config`, the losses (eqs. 7 and 9), then `update` inside `make`: statistics, advantages,
 epochs over reshuffled minibatches. Discrete, multi-discrete, masked and continuous actions differ
@@ -12,24 +12,22 @@ per group of environments, so that they are the same on any number of devices (`
 
 import dataclasses
 import enum
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from rljax import distributions, losses, minibatches, normalizers, returns
+from rljax import distributions, epochs, losses, minibatches, normalizers, returns, validation
 from rljax.agent import AXIS, Agent
 from rljax.loops import on_policy
-from rljax.nn import policies
-from rljax.nn.heads import ValueHead
-from rljax.nn.mlp import MLP, Activation
+from rljax.nn import actor_critic, policies, torsos
+from rljax.nn.mlp import Activation
 from rljax.nn.policies import BoxPolicy
+from rljax.nn.torsos import Torso
+from rljax.policy_gradient import gradient_step
 from rljax.reductions import explained_variance, mean_over_devices, standardize
 from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar, Trajectory
 
@@ -65,12 +63,14 @@ class Config:
     normalize_advantage: bool = True  # per minibatch: mean 0, deviation 1
     recompute_advantage: bool = False  # with the current values, before each epoch
     target_kl: float | None = None  # stop an update's epochs once approx_kl passes 1.5 times this
-    normalize_observation: bool = False  # by running moments, clipped to ± observation_clip
-    observation_clip: float = 10.0  # in deviations; with normalize_observation only
+    normalize_observation: bool = False  # vectors, by running moments; pixels are always over 255
+    observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
     reward_scale: RewardScale = RewardScale.NONE  # what is divided by a running deviation, if any
     reward_clip: float = 10.0  # scaled rewards are clipped to ± this; with reward_scale=reward only
-    hidden_sizes: tuple[int, ...] = (64, 64)  # of actor and critic, which share no layer
-    activation: Activation = Activation.TANH  # behind every hidden layer
+    torso: Torso = Torso.AUTO  # auto: mlp for vectors, nature for frames, grid for small boards
+    shared_torso: bool | None = None  # by actor and critic; None: where there are pixels
+    hidden_sizes: tuple[int, ...] = (64, 64)  # of the mlp that looks at vectors
+    activation: Activation = Activation.TANH  # behind every layer of that mlp
     box_policy: BoxPolicy = BoxPolicy.NORMAL  # for boxes: clipped to the bounds, or squashed
     initial_log_std: float = 0.0  # boxes only: ln σ, a free parameter per action dimension
     policy_head_scale: float = 0.01  # gain of the policy's last layer; small: near uniform at first
@@ -79,7 +79,7 @@ class Config:
 class Policy(NamedTuple):
     """What acting needs: parameters, and the statistics that observations are normalized by."""
 
-    params: dict[str, Any]  # {"actor": ..., "critic": ...}
+    params: dict[str, Any]  # of `rljax.nn.actor_critic`
     observation: normalizers.Moments | None
 
 
@@ -144,37 +144,45 @@ def value_loss(
     return losses.clipped_value(value, old_value, target, clip_value)
 
 
+def objective(
+    config: Config,
+    schedules: Schedules,
+    chosen_by: distributions.Distribution,
+    value: Float[Array, " B"],
+    batch: Batch,
+) -> tuple[Array, Metrics]:
+    """Eq. 9 over this device's rows; the mean over devices is the mean over all rows."""
+    share = batch.weight / jnp.maximum(jax.lax.pmean(jnp.sum(batch.weight), AXIS), 1.0)
+    log_prob = chosen_by.log_prob(batch.action)
+    log_ratio = log_prob - batch.log_prob
+    surrogate = policy_loss(log_prob, batch.log_prob, batch.advantage, schedules.clip_ratio)
+    error = value_loss(value, batch.value, batch.target, config.clip_value)
+    terms = {
+        "loss/policy": surrogate,
+        "loss/value": error,
+        "policy/entropy": chosen_by.entropy(),
+        "policy/approx_kl": jnp.expm1(log_ratio) - log_ratio,  # Schulman's k3 estimator
+        "policy/clip_fraction": jnp.abs(jnp.expm1(log_ratio)) > schedules.clip_ratio,
+    }
+    means = {name: jnp.sum(share * term) for name, term in terms.items()}
+    total = (
+        means["loss/policy"]
+        + config.value_cost * means["loss/value"]
+        - schedules.entropy_cost * means["policy/entropy"]
+    )
+    return total, means
+
+
 def validate(config: Config) -> None:
     """Raises ValueError, one sentence, for values that cannot work."""
-    counts = ("total_steps", "num_envs", "rollout_length", "num_epochs", "num_minibatches")
-    positive = (*counts, "learning_rate", "adam_epsilon", "max_grad_norm", "clip_ratio")
-    for name in (*positive, "observation_clip", "reward_clip", "policy_head_scale"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"config.{name} must be positive, not {getattr(config, name)}.")
-    for name in ("clip_value", "target_kl"):
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(
-                f"config.{name} must be positive, or None to turn it off, not {value}."
-            )
-    for name in ("discount", "gae_lambda"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"config.{name} must lie in [0, 1], not {getattr(config, name)}.")
-    for name in ("entropy_cost", "value_cost"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"config.{name} must not be negative, not {getattr(config, name)}.")
-    if any(size < 1 for size in config.hidden_sizes):
-        raise ValueError(f"config.hidden_sizes must all be positive, not {config.hidden_sizes}.")
-    rows = config.num_envs * config.rollout_length
-    if rows % config.num_minibatches:
-        raise ValueError(
-            f"config.num_minibatches={config.num_minibatches} does not divide the {rows} rows of a "
-            f"rollout (num_envs={config.num_envs} x rollout_length={config.rollout_length})."
-        )
-    if config.total_steps < rows:
-        raise ValueError(
-            f"config.total_steps={config.total_steps} is less than one rollout of {rows} rows."
-        )
+    counts = ("num_envs", "rollout_length", "num_epochs", "num_minibatches")
+    steps = ("learning_rate", "adam_epsilon", "max_grad_norm", "clip_ratio", "policy_head_scale")
+    optional = ("clip_value", "target_kl")
+    validation.positive(config, *counts, *steps, *optional, "observation_clip", "reward_clip")
+    validation.fraction(config, "discount", "gae_lambda")
+    validation.not_negative(config, "entropy_cost", "value_cost")
+    validation.sizes(config, "hidden_sizes")
+    validation.rollouts(config)
 
 
 def loop(config: Config) -> on_policy.Config:
@@ -190,14 +198,23 @@ def loop(config: Config) -> on_policy.Config:
 def make(config: Config, spec: EnvSpec) -> Agent:
     """Binds networks and optimizer; every function it returns is pure.
 
-    Raises ValueError for a squashed policy over a box without bounds.
+    Raises ValueError for a squashed policy over a box without bounds, for a torso that cannot look
+    at what the environment shows, and for the normalization of nothing but pixels.
     """
     squashed = config.box_policy is BoxPolicy.TANH_NORMAL
     if squashed and isinstance(spec.action, Box) and not spec.action.bounded:
         raise ValueError(f"{spec.name} has unbounded actions: use config.box_policy=normal.")
-    torso = MLP(config.hidden_sizes, config.activation)
-    actor = policies.Actor(torso, spec.action, config.policy_head_scale, config.initial_log_std)
-    critic = nn.Sequential([torso.copy(), ValueHead()])
+    networks = actor_critic.make(
+        spec,
+        config.torso,
+        config.hidden_sizes,
+        config.activation,
+        shared=config.shared_torso,
+        head_gain=config.policy_head_scale,
+        initial_log_scale=config.initial_log_std,
+    )
+    unknown = normalizers.init_observation(spec) if config.normalize_observation else None
+    pixels = torsos.has_pixels(spec)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.scale_by_adam(eps=config.adam_epsilon),
@@ -206,98 +223,67 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     total_updates = config.total_steps // rows
 
     def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key = jax.random.split(key)
-        x = jnp.zeros(spec.observation_shape)
-        params = {"actor": actor.init(actor_key, x), "critic": critic.init(critic_key, x)}
-        scale = config.reward_scale
-        return TrainState(
-            params,
-            optimizer.init(params),
-            normalizers.init(spec.observation_shape) if config.normalize_observation else None,
-            None if scale is RewardScale.NONE else normalizers.init(),
-            jnp.zeros(config.num_envs) if scale is RewardScale.REWARD else None,
-            Schedules(
-                jnp.float32(config.learning_rate),
-                jnp.float32(config.clip_ratio),
-                jnp.float32(config.entropy_cost),
-            ),
-            jnp.int32(0),
-        )
+        params = networks.init(key)
+        return initial_state(config, params, optimizer.init(params), unknown)
 
     def initial_carry(batch: int) -> tuple[()]:
         del batch
         return ()
 
-    def normalized(policy: Policy, features: Array | np.ndarray) -> Array:
-        features = jnp.asarray(features, jnp.float32)
-        if policy.observation is None:
-            return features
-        return normalizers.normalize(features, policy.observation, config.observation_clip)
+    def normalized(policy: Policy, features: Any) -> Any:
+        return normalizers.normalize_observation(
+            features, policy.observation, config.observation_clip
+        )
 
-    def distribution(params: Any, observation: Observation) -> distributions.Distribution:
-        outputs = actor.apply(params["actor"], observation.features)
+    def look(params: Any, observation: Observation) -> tuple[distributions.Distribution, Array]:
+        """What the actor would do, and the critic's value."""
+        outputs, value = networks.apply(params, observation.features)
         mask = None if observation.mask is None else jnp.asarray(observation.mask)
-        return policies.distribution(spec.action, config.box_policy, outputs, mask)
-
-    def value_of(params: Any, features: Array | np.ndarray) -> Array:
-        return jnp.asarray(critic.apply(params["critic"], features))
+        return policies.distribution(spec.action, config.box_policy, outputs, mask), value
 
     def act(
         policy: Policy, carry: tuple[()], observation: Observation, key: PRNGKeyArray, greedy: bool
     ) -> tuple[tuple[()], Array, dict[str, Array]]:
         observation = observation._replace(features=normalized(policy, observation.features))
-        chosen_by = distribution(policy.params, observation)
+        chosen_by, value = look(policy.params, observation)
         action = chosen_by.mode() if greedy else chosen_by.sample(key)
         extras = {
             "log_prob": chosen_by.log_prob(action),
             "entropy": chosen_by.entropy(),
-            "value": value_of(policy.params, observation.features),
+            "value": value,
             **chosen_by.parameters(),
         }
         return carry, action, extras
 
+    def values(params: Any, features: Any) -> Array:
+        """V of all rows `[T, B]`; of pixels no more at a time than a minibatch has."""
+        if not pixels:
+            return networks.critic(params, features)
+        some = -(-config.rollout_length // config.num_minibatches)
+        return jax.lax.map(lambda x: networks.critic(params, x), features, batch_size=some)
+
     def loss(params: Any, batch: Batch, schedules: Schedules) -> tuple[Array, Metrics]:
-        """Eq. 9 over this device's rows; the mean over devices is the mean over all rows."""
-        share = batch.weight / jnp.maximum(jax.lax.pmean(jnp.sum(batch.weight), AXIS), 1.0)
-        chosen_by = distribution(params, batch.observation)
-        value = value_of(params, batch.observation.features)
-        log_prob = chosen_by.log_prob(batch.action)
-        log_ratio = log_prob - batch.log_prob
-        surrogate = policy_loss(log_prob, batch.log_prob, batch.advantage, schedules.clip_ratio)
-        error = value_loss(value, batch.value, batch.target, config.clip_value)
-        terms = {
-            "loss/policy": surrogate,
-            "loss/value": error,
-            "policy/entropy": chosen_by.entropy(),
-            "policy/approx_kl": jnp.expm1(log_ratio) - log_ratio,  # Schulman's k3 estimator
-            "policy/clip_fraction": jnp.abs(jnp.expm1(log_ratio)) > schedules.clip_ratio,
-        }
-        means = {name: jnp.sum(share * term) for name, term in terms.items()}
-        total = (
-            means["loss/policy"]
-            + config.value_cost * means["loss/value"]
-            - schedules.entropy_cost * means["policy/entropy"]
-        )
-        return total, means
+        chosen_by, value = look(params, batch.observation)
+        return objective(config, schedules, chosen_by, value, batch)
 
     def update(
         state: TrainState, batch: Trajectory, key: PRNGKeyArray
     ) -> tuple[TrainState, Metrics]:
-        schedules = _annealed(config, state.schedules, state.updates / total_updates)
+        schedules = annealed(config, state.schedules, state.updates / total_updates)
         rows, valid = batch.transitions, batch.transitions.valid
         length, num_envs = valid.shape
         weight = valid.astype(jnp.float32)
         # Statistics of before this rollout: those that its log-probabilities came from.
         features = normalized(state.policy, rows.observation.features)
         last_features = normalized(state.policy, batch.last_observation.features)
-        reward, rewards, running_sum = _scale_reward(config, state, rows.reward, valid)
+        reward, rewards, running_sum = scale_reward(config, state, rows.reward, valid)
         lambda_returns = state.rewards if config.reward_scale is RewardScale.VALUE else None
         deviation = 1.0 if lambda_returns is None else normalizers.deviation(lambda_returns)
 
         def estimate(params: Any) -> tuple[Array, Array, Array]:
             """Values, advantages and targets `[T, B]`; the values in the critic's scale."""
-            value = value_of(params, features)
-            last_value = value_of(params, last_features)
+            value = values(params, features)
+            last_value = networks.critic(params, last_features)
             advantage = returns.gae(
                 reward,
                 rows.discount,
@@ -318,16 +304,15 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         )
 
         def step(learner: tuple[Any, Any], minibatch: Batch) -> tuple[tuple[Any, Any], Metrics]:
-            params, opt_state = learner
             if config.normalize_advantage:
                 advantage = standardize(minibatch.advantage, minibatch.weight)
                 minibatch = minibatch._replace(advantage=advantage)
-            grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, schedules)
-            grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-            metrics["policy/grad_norm"] = optax.tree.norm(grads)
-            steps, opt_state = optimizer.update(grads, opt_state)
-            params = jax.tree.map(lambda p, u: p - schedules.learning_rate * u, params, steps)
-            return (params, opt_state), metrics
+            return gradient_step(
+                lambda params: loss(params, minibatch, schedules),
+                learner,
+                optimizer,
+                schedules.learning_rate,
+            )
 
         def epoch(learner: tuple[Any, Any], key: PRNGKeyArray) -> tuple[tuple[Any, Any], Metrics]:
             batch = data
@@ -343,11 +328,12 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             return learner, jax.tree.map(jnp.mean, metrics)
 
         learner = state.params, state.opt_state
-        (params, opt_state), metrics = _epochs(config, epoch, learner, key)
+        keys = jax.random.split(key, config.num_epochs)
+        (params, opt_state), metrics = epochs.run(epoch, learner, keys, config.target_kl)
         observation = state.observation
         if observation is not None:
-            seen = jnp.asarray(rows.observation.features, jnp.float32)
-            observation = normalizers.update(observation, seen, weight, AXIS)
+            seen = rows.observation.features
+            observation = normalizers.update_observation(observation, seen, weight, AXIS)
         if lambda_returns is not None:
             rewards = normalizers.update(lambda_returns, data.target * deviation, weight, AXIS)
         metrics["value/explained_variance"] = explained_variance(data.value, data.target, weight)
@@ -362,7 +348,28 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     return Agent(spec, init, initial_carry, act, update, stores=("log_prob",))
 
 
-def _annealed(config: Config, schedules: Schedules, progress: Array) -> Schedules:
+def initial_state(
+    config: Config, params: Any, opt_state: optax.OptState, unknown: normalizers.Moments | None
+) -> TrainState:
+    """The state before the first update; `unknown` are moments of observations not yet seen."""
+    scale = config.reward_scale
+    return TrainState(
+        params,
+        opt_state,
+        unknown,
+        None if scale is RewardScale.NONE else normalizers.init(),
+        jnp.zeros(config.num_envs) if scale is RewardScale.REWARD else None,
+        Schedules(
+            jnp.float32(config.learning_rate),
+            jnp.float32(config.clip_ratio),
+            jnp.float32(config.entropy_cost),
+        ),
+        jnp.int32(0),
+    )
+
+
+def annealed(config: Config, schedules: Schedules, progress: Array) -> Schedules:
+    """The schedules where the share `progress` of all updates is done."""
     left = jnp.maximum(1.0 - progress, 0.0)
     if config.anneal_learning_rate:
         schedules = schedules._replace(learning_rate=schedules.learning_rate * left)
@@ -371,7 +378,7 @@ def _annealed(config: Config, schedules: Schedules, progress: Array) -> Schedule
     return schedules
 
 
-def _scale_reward(
+def scale_reward(
     config: Config, state: TrainState, reward: Float[Array, "T B"], valid: Array
 ) -> tuple[Array, normalizers.Moments | None, Array | None]:
     """REWARD: rewards over the deviation of their running discounted sums, clipped; else as is.
@@ -387,30 +394,3 @@ def _scale_reward(
     scaled = reward / normalizers.deviation(rewards)
     running_sum = jax.lax.all_gather(sums[-1], AXIS, tiled=True)
     return jnp.clip(scaled, -config.reward_clip, config.reward_clip), rewards, running_sum
-
-
-def _epochs(
-    config: Config, epoch: Callable[[Any, Array], tuple[Any, Metrics]], learner: Any, key: Array
-) -> tuple[Any, Metrics]:
-    """All epochs, or, with `target_kl`, until one ends with an approximate KL over 1.5 times it."""
-    keys = jax.random.split(key, config.num_epochs)
-    target_kl = config.target_kl
-    if target_kl is None:
-        learner, metrics = jax.lax.scan(epoch, learner, keys)
-        return learner, jax.tree.map(jnp.mean, metrics)
-
-    def guarded(carry: tuple[Any, Array], key: Array) -> tuple[tuple[Any, Array], Any]:
-        learner, go = carry
-        unchanged = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(epoch, learner, key)[1]
-        )
-        learner, metrics = jax.lax.cond(
-            go, epoch, lambda learner, key: (learner, unchanged), learner, key
-        )
-        near = metrics["policy/approx_kl"] <= 1.5 * target_kl
-        return (learner, go & near), (metrics, go)
-
-    (learner, _), (metrics, ran) = jax.lax.scan(guarded, (learner, jnp.bool_(True)), keys)
-    count = jnp.sum(ran)
-    means = jax.tree.map(lambda x: jnp.sum(x) / count, metrics)
-    return learner, {**means, "policy/epochs": count.astype(jnp.float32)}

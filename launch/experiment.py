@@ -49,6 +49,28 @@ class Collector(enum.Enum):
     IN_GRAPH = "in_graph"
 
 
+class ActorKind(enum.Enum):
+    """Who collects: the learner itself, or actors beside it."""
+
+    NONE = "none"
+    THREADS = "threads"
+    RAY = "ray"
+
+
+@dataclasses.dataclass(frozen=True)
+class Actors:
+    """Actors, as `rljax.loops.actor_learner` has them; only `staleness` changes what is learned."""
+
+    kind: ActorKind = ActorKind.NONE
+    num_actors: int = 1
+    devices: tuple[int, ...] = ()  # threads only; (): the first
+    learner_devices: tuple[int, ...] = ()  # (): as num_devices says
+    staleness: int = 0  # updates that their policy is behind
+    timeout_seconds: float = 600.0
+    ray_address: str = ""  # "": a cluster of its own
+    max_restarts: int = 3  # of a Ray actor, in a row
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything that `launch.train` acts upon."""
@@ -67,6 +89,7 @@ class Experiment:
     eval_episodes: int  # 0: no evaluation
     log_every: int  # updates
     logging: Logging
+    actors: Actors = Actors()
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -146,12 +169,15 @@ def git_commit() -> str | None:
 
 def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
     source = stored["source"]
+    staleness = stored.get("actors", {}).get("staleness", 0)
     return {
         "agent": stored["agent"],
         "env": source["name"],
         "env_options": dict(source["options"]),
         "seed": stored["seed"],
         "config": stored["config"],
+        # How many actors there are, and where, changes nothing: `rljax.actors.base`.
+        **({"staleness": staleness} if staleness else {}),
     }
 
 

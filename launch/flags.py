@@ -13,12 +13,12 @@ import dataclasses
 import json
 import os
 import sys
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from launch import command_line, presets
+from launch import actors, command_line, presets
 from launch.command_line import parse_script, run, usage_errors
 from launch.experiment import Collector, Experiment, Parallel
 from rljax import config as configs
@@ -27,7 +27,10 @@ from rljax.config import UsageError, nearest
 from rljax.metrics.progress import Progress
 from rljax.metrics.writers import Logging, Sink
 
-__all__ = ["UsageError", "experiment", "parse", "parse_script", "run", "usage_errors"]
+if TYPE_CHECKING:
+    from rljax.distributed import Cluster
+
+__all__ = ["UsageError", "cluster", "experiment", "parse", "parse_script", "run", "usage_errors"]
 
 NO_PRESET = "none"
 _ENV_SEEDS = 2**30  # environments take seeds of 32 bits; half are left to evaluation
@@ -60,7 +63,7 @@ def _define(name: str, hint: Any, default: Any, comment: str, minimum: int | Non
 
 _define("agent", str, "ppo", "The algorithm; its fields are the flags --config.<field>.")
 _define("env", str, None, "CartPole-v1, envpool:Pong-v5, gymnasium:Ant-v5, rljax:cartpole, ...")
-_define("env_options", str, "{}", 'The task\'s own options as JSON: {"max_episode_steps": 200}.')
+_define("env_options", str, None, 'As JSON: {"max_episode_steps": 200}; default: of the preset.')
 _define("preset", str, None, "Tuned config to start from; default: that of --env; none: no preset.")
 _define("seed", int, 0, "Of parameters, environments and actions.", 0)
 _define("workdir", str, None, "Where everything lands, and from where the same command resumes.")
@@ -74,7 +77,20 @@ _define("eval_episodes", int, 10, "Episodes per evaluation; 0: none.", 0)
 _define("log_every", int, 1, "Updates between two lines of metrics.", 1)
 _define("writers", tuple[Sink, ...], (Sink.JSONL,), "Where metrics go, besides metrics.jsonl.")
 _define("wandb_project", str, "rljax", "The project in Weights & Biases, with --writers=wandb.")
+absl_flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of this run; each is started alike.", _RUN
+)
+_define("coordinator_address", str, None, "host:port of process 0, where no cluster tells it.")
+_define("num_processes", int, None, "Of the run, likewise.", 1)
+_define("process_id", int, None, "Which one this is, from 0, likewise.", 0)
+_define("join_timeout", int, 300, "Seconds for all processes to have joined.", 1)
+_define("peer_timeout", int, 60, "Seconds of silence after which a process counts as lost.", 1)
 _define("progress", Progress, Progress.AUTO, "auto: a bar on a terminal, lines elsewhere.")
+
+for _name, (_hint, _help, _minimum) in actors.FLAGS.items():
+    _define(_name, _hint, None, _help, _minimum)
+
+_CLUSTER = ("coordinator_address", "num_processes", "process_id", "join_timeout", "peer_timeout")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -124,6 +140,33 @@ def experiment(argv: list[str]) -> Experiment:
     return _experiment(values, config, preset)
 
 
+def cluster(argv: list[str]) -> "Cluster | None":
+    """The processes that `argv` asks to be one of; None without --distributed.
+
+    Where a run goes on is no part of what it is: none of this is kept with the experiment.
+
+    Raises:
+        UsageError: they are not given together, or cannot be.
+    """
+    from rljax.distributed import Cluster  # imports JAX
+
+    values = command_line.merged(_RUN)
+    command_line.parse_known(values, argv)
+    if not values.distributed:
+        for name in _CLUSTER:
+            if values[name].present:
+                raise UsageError(f"--{name} is of runs with several processes: add --distributed.")
+        return None
+    with usage_errors():
+        return Cluster(
+            values.coordinator_address,
+            values.num_processes,
+            values.process_id,
+            join_timeout_seconds=values.join_timeout,
+            peer_timeout_seconds=float(values.peer_timeout),
+        )
+
+
 def _experiment(values: Any, config: Any, preset: str) -> Experiment:
     from rljax.sources import EnvSource  # imports JAX
 
@@ -135,7 +178,7 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
             # environment i gets seed + i: strides keep the runs of other seeds from sharing any
             seed=values.seed * config.num_envs % _ENV_SEEDS,
             num_threads=values.num_threads,
-            options=_options(values.env_options),
+            options=_options(values, preset),
         ),
         agent=values.agent,
         config=config,
@@ -155,6 +198,7 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
             values.wandb_project,
             values.progress,
         ),
+        actors=actors.read(values),
     )
 
 
@@ -235,8 +279,11 @@ def _frozen(config: Any, twin: Any) -> Any:
     return dataclasses.replace(config, **changed)
 
 
-def _options(text: str) -> tuple[tuple[str, object], ...]:
-    """--env_options, in the hashable form of `EnvSource.options`."""
+def _options(values: Any, preset: str) -> tuple[tuple[str, object], ...]:
+    """--env_options or else the preset's, in the hashable form of `EnvSource.options`."""
+    text = values.env_options
+    if text is None:
+        return () if preset == NO_PRESET else presets.load(values.agent)[preset].env_options
     try:
         options = json.loads(text)
     except json.JSONDecodeError:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
@@ -19,7 +20,9 @@ def prepare() -> None:
     cache = pathlib.Path(home) / "rljax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Several processes: JAX's dump of a lost one is silenced, `rljax.peers` has the sentence.
+    alone = not any(arg.lstrip("-").partition("=")[0] == "distributed" for arg in sys.argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if alone else "4")
 
 
 @dataclasses.dataclass

@@ -2,37 +2,59 @@
 
     python -m launch.train --agent=ppo --env=CartPole-v1 --workdir=runs/cartpole
     python -m launch.train --env=HalfCheetah-v4 --workdir=runs/cheetah --config.learning_rate=3e-4
+    srun python -m launch.train --env=Pong-v5 --workdir=runs/pong --distributed
 
 Everything lands in --workdir; the same command again resumes from the last checkpoint there.
-Ctrl-C and SIGTERM end it with a checkpoint. --helpfull lists every flag of the agent.
+Ctrl-C and SIGTERM end it with a checkpoint. --helpfull lists every flag of the agent. With
+--distributed every process runs the same command; process 0 evaluates and writes.
 """
 
+import contextlib
+import pathlib
 import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 from launch import flags, process
+from launch.experiment import Experiment
+
+if TYPE_CHECKING:
+    from rljax import checkpoint
+    from rljax.agent import Agent
+    from rljax.types import Metrics
+
+    Run = Iterator[tuple[int, Any, Metrics]]
 
 
 def main(argv: list[str]) -> int:
     """Trains to the end, or to a signal; returns the exit code."""
-    experiment = flags.experiment(argv)
+    experiment, cluster = flags.experiment(argv), flags.cluster(argv)
 
-    import jax  # here and below: --help answers without JAX
+    from rljax import distributed  # here and below: --help answers without JAX
 
-    from launch import results, trained
-    from launch.experiment import open_workdir
-    from rljax import checkpoint, config, evaluation
+    with distributed.session(cluster):
+        return train(experiment)
+
+
+def train(experiment: Experiment) -> int:
+    """`main`, on this process's devices or on those of all that have joined."""
+    from launch import trained
+    from launch.experiment import identity, open_workdir
+    from rljax import checkpoint, config, distributed, faults
     from rljax.loops import LOOPS
-    from rljax.metrics import jsonl, plots, throughput, writers
+    from rljax.metrics import throughput, writers
 
+    distributed.check_same(identity(experiment))
     with flags.usage_errors():
         agent, source, loop_config = trained.build(experiment)
-        workdir = open_workdir(experiment)
+        workdir = pathlib.Path(experiment.workdir).absolute()
+        if distributed.is_chief():
+            open_workdir(experiment)
         loop = LOOPS[type(loop_config)]
         checkpoints = checkpoint.Manager(workdir / "checkpoints")
         first_step, state = checkpoints.restore_or(lambda: loop.init(agent, source, loop_config))
         run = loop.run(agent, source, state, loop_config, first_step)
-        others = trained.fresh_source(experiment)
-    evaluate = evaluation.player(agent, others, trained.EVAL_ENVS, greedy=True)
+        evaluate = _evaluator(experiment, agent)
     speed = throughput.Throughput(window=20)
     due = _Due(first_step, loop_config.last_step)
     with (
@@ -41,32 +63,86 @@ def main(argv: list[str]) -> int:
             experiment.logging, workdir, total_steps=loop_config.last_step, resume_step=first_step
         ) as log,
         process.stop_on_signals() as stop,
+        contextlib.closing(cast(Any, run)),  # ends its actors, if it has some
     ):
         log.config(config.to_json(experiment))
-        for step, state, measured in run:
+        for step, state, measured in _saving_at_faults(run, checkpoints):
+            faults.check_metrics(step, measured)
             measured |= speed.update(step)
             score = None
             if experiment.eval_episodes and due.now("eval", step, experiment.eval_every):
-                key = jax.random.fold_in(jax.random.key(experiment.seed), step)
-                policy = jax.device_get(state.train.policy)
-                score = evaluate(policy, experiment.eval_episodes, key).summary()
+                score = evaluate(state.train.policy, step)
                 measured |= {f"eval/{name}": number for name, number in score.items()}
             if score or due.now("log", step, experiment.log_every * loop_config.rows):
                 log.write(step, measured)
+            stop.signal = distributed.agree(step, stop.signal)
             if stop.signal or due.now("checkpoint", step, experiment.checkpoint_every):
                 checkpoints.save(step, state, score["return_mean"] if score else None)
-            if stop.signal:
+            if stop.signal and distributed.is_chief():
                 print(f"stopped at step {step:,}; the same command resumes", file=sys.stderr)
+            if stop.signal:
                 return stop.exit_code
+    if distributed.is_chief():
+        _conclude(experiment, workdir, speed.total)
+    return 0
+
+
+def _saving_at_faults(run: "Run", checkpoints: "checkpoint.Manager") -> "Run":
+    """Hands on what a loop yields; where an actor fails, saves the last state before it raises."""
+    import jax
+
+    from rljax.actors.base import ActorError
+    from rljax.types import Metrics
+
+    last: tuple[int, Any, Metrics] | None = None
+    try:
+        for last in run:
+            yield last
+    except ActorError:
+        if last is not None and jax.process_count() == 1:  # others would have to save too
+            checkpoints.save(*last[:2])
+        raise
+
+
+def _evaluator(experiment: Experiment, agent: "Agent") -> Callable[[Any, int], dict[str, float]]:
+    """Scores a policy at a step: process 0 does, and the others wait for it."""
+    import jax
+
+    from launch import trained
+    from rljax import distributed, evaluation
+
+    if not distributed.is_chief():
+
+        def wait(policy: Any, step: int) -> dict[str, float]:
+            with distributed.chief_works():
+                return {}
+
+        return wait
+    play = evaluation.player(
+        agent, trained.fresh_source(experiment), trained.EVAL_ENVS, greedy=True
+    )
+
+    def evaluate(policy: Any, step: int) -> dict[str, float]:
+        with distributed.chief_works():
+            key = jax.random.fold_in(jax.random.key(experiment.seed), step)
+            return play(jax.device_get(policy), experiment.eval_episodes, key).summary()
+
+    return evaluate
+
+
+def _conclude(experiment: Experiment, workdir: pathlib.Path, speed: float | None) -> None:
+    """Leaves the last numbers and the learning curve."""
+    from launch import results
+    from rljax.metrics import jsonl, plots
+
     curve = workdir / "metrics.jsonl"
     last = {name: number for line in jsonl.read(curve) for name, number in line.items()}
     numbers = {name: last[name] for name in last if name.startswith(("step", "eval/", "episode/"))}
     numbers["time/wall_clock_seconds"] = last["time"]
-    if speed.total:  # else there was nothing left to do
-        numbers["time/steps_per_second"] = speed.total
+    if speed:  # else there was nothing left to do
+        numbers["time/steps_per_second"] = speed
     results.update(workdir, numbers)
     plots.learning_curve({experiment.source.name: [curve]}, workdir / "plots/learning_curve.png")
-    return 0
 
 
 class _Due:

@@ -4,13 +4,16 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
+
+from launch import actors
 from launch import experiment as experiments
 from launch.command_line import usage_errors
-from launch.experiment import Experiment
+from launch.experiment import ActorKind, Experiment
 from rljax import checkpoint, registry, rollout, sharding, sources
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv, JaxEnv
-from rljax.loops import LOOPS
+from rljax.loops import LOOPS, actor_learner, on_policy
 
 EVAL_ENVS = 16  # environments that an evaluation plays in at once
 _EVAL_SEED = 2**30  # training's lie below
@@ -20,7 +23,7 @@ class Run(NamedTuple):
     """The parts of a run, joined: hand them to the loop of `loop_config`."""
 
     agent: Agent
-    source: HostEnv | JaxEnv
+    source: HostEnv | JaxEnv | sources.Pools
     loop_config: Any
 
 
@@ -35,17 +38,55 @@ class Trained(NamedTuple):
 
 def build(experiment: Experiment) -> Run:
     """Opens the environments and makes the agent. Raises ValueError where they do not fit."""
-    source = sources.open(experiment.source)
     module = registry.agent_module(experiment.agent)
-    loop_config = dataclasses.replace(
-        module.loop(experiment.config),
+    loop_config = loop_of(experiment)
+    source = _open(experiment, loop_config)
+    if jax.process_count() > 1 and not isinstance(
+        loop_config, on_policy.Config | actor_learner.Config
+    ):
+        raise ValueError(
+            f"--agent={experiment.agent} cannot run --distributed with these flags: several "
+            "processes learn from rollouts, as ppo does by default."
+        )
+    LOOPS[type(loop_config)].check(source, loop_config)
+    return Run(module.make(experiment.config, source.spec), source, loop_config)
+
+
+def loop_of(experiment: Experiment) -> Any:
+    """The config of the loop that drives the experiment's agent."""
+    inner = dataclasses.replace(
+        registry.agent_module(experiment.agent).loop(experiment.config),
         seed=experiment.seed,
         collector=rollout.Kind(experiment.collector.value),
         parallel=sharding.Parallel(experiment.parallel.value),
         num_devices=experiment.num_devices,
     )
-    LOOPS[type(loop_config)].check(source, loop_config)
-    return Run(module.make(experiment.config, source.spec), source, loop_config)
+    alone = experiment.actors.kind is ActorKind.NONE
+    return inner if alone else actors.loop(experiment, inner)
+
+
+def _open(experiment: Experiment, loop_config: Any) -> HostEnv | JaxEnv | sources.Pools:
+    """This process's environments, as the loop wants them."""
+    source = own(experiment.source)
+    if not isinstance(loop_config, actor_learner.Config):
+        return sources.open(source)
+    elsewhere = experiment.actors.kind is ActorKind.RAY
+    make = sources.describe_pools if elsewhere else sources.open_pools
+    return make(source, loop_config.num_actors)
+
+
+def own(source: sources.EnvSource) -> sources.EnvSource:
+    """This process's part of the environments; together the parts are those of one process.
+
+    Raises ValueError where they cannot be split.
+    """
+    count = jax.process_count()
+    if source.num_envs % count:
+        raise ValueError(
+            f"num_envs={source.num_envs} cannot be split over {count} processes: choose a multiple."
+        )
+    each = source.num_envs // count
+    return dataclasses.replace(source, num_envs=each, seed=source.seed + jax.process_index() * each)
 
 
 def fresh_source(
@@ -67,7 +108,7 @@ def load(workdir: str | pathlib.Path, step: int | str | None = None) -> Trained:
         module = registry.agent_module(experiment.agent)
         source = sources.open(dataclasses.replace(experiment.source, num_envs=1))
         agent = module.make(experiment.config, source.spec)
-        loop_config = module.loop(experiment.config)
+        loop_config = loop_of(experiment)
     with checkpoint.Manager(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         if step == "best":
             step = checkpoints.best_step

@@ -3,6 +3,9 @@
 A checkpoint is a pytree at a step, with a checksum of its leaves. Orbax writes it under a temporary
 name and renames it when whole, so `kill -9` leaves whole checkpoints only; a damaged one is found
 by its checksum or by Orbax's own errors, said aloud, and the last whole one is taken instead.
+
+Of several processes, 0 reads and writes, so that they need no file system in common: all of them
+save and restore together, because what is theirs is gathered first, and handed out afterwards.
 The only file that imports Orbax.
 """
 
@@ -16,12 +19,15 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint import checkpoint_manager
 from orbax.checkpoint import v1 as ocp
 
+from rljax import distributed, sharding
 from rljax.config import UsageError
 
 log = logging.getLogger(__name__)
@@ -38,14 +44,15 @@ class Manager:
     """The checkpoints of one run: the last `keep` are preserved, and the best-scored one."""
 
     def __init__(self, directory: str | pathlib.Path, keep: int = 2) -> None:
-        """Opens `directory`, which need not exist yet."""
+        """Opens `directory`, which need not exist yet; process 0 only does."""
         self.directory = pathlib.Path(directory).absolute()
+        self._checkpointer: Any = None
+        if not distributed.is_chief():
+            return
         # Orbax logs a trace for every save that fails, besides raising: one sentence is enough.
         logging.getLogger("absl").addFilter(_not_from_orbax)
         _drop_unreadable_scores(self.directory)
-        self._checkpointer = ocp.training.Checkpointer(
-            str(self.directory), preservation_policy=_preservation(keep)
-        )
+        self._checkpointer = _open(self.directory, keep)
 
     def __enter__(self) -> "Manager":
         return self
@@ -55,7 +62,8 @@ class Manager:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._checkpointer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
 
     @property
     def steps(self) -> list[int]:
@@ -72,13 +80,19 @@ class Manager:
     def save(self, step: int, tree: Any, score: float | None = None) -> None:
         """Writes `tree` in the background; it may be changed or donated as soon as this returns.
 
-        A score that is not finite counts as none.
+        A score that is not finite counts as none. Several processes must call it together; raises
+        ReplicaError where what they have in common differs between them.
         """
+        if jax.process_count() > 1:
+            sharding.check_replicas(tree)
+            tree = sharding.gathered(tree)
+        if self._checkpointer is None:
+            return
         if self._checkpointer.latest is not None and self._checkpointer.latest.step >= step:
             return  # resumed there; nothing has happened since
         self._checkpointer.save_checkpointables_async(
             step,
-            {"state": tree},
+            {"state": jax.tree.map(_without_key, tree)},
             force=True,
             metrics={_SCORE: float(score)} if score is not None and np.isfinite(score) else None,
             custom_metadata={"checksum": _checksum(tree)},
@@ -86,7 +100,8 @@ class Manager:
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
-        self._checkpointer.wait()
+        if self._checkpointer is not None:
+            self._checkpointer.wait()
 
     def restore(self, make: Callable[[], Any], step: int | None = None) -> tuple[int, Any]:
         """The tree at `step`, or at the last whole step, shaped as `make()` would return it.
@@ -124,8 +139,17 @@ class Manager:
         For the process that goes on writing here: what a killed one left half-written is removed.
         Damaged checkpoints behind the one restored are renamed to `damaged-<step>`, so that
         training can write them anew. Raises CheckpointError when there are some and every one is
-        damaged.
+        damaged. Every process gets what process 0 finds, on its first device.
         """
+        if jax.process_count() == 1:
+            return self._last_or(make)
+        step, tree = self._last_or(make) if distributed.is_chief() else (0, None)
+        step = distributed.agree(0, step) or 0
+        if step == 0:
+            return 0, make()
+        return step, distributed.broadcast(tree if distributed.is_chief() else _zeros(make))
+
+    def _last_or(self, make: Callable[[], Any]) -> tuple[int, Any]:
         for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if not self.steps:
@@ -147,14 +171,29 @@ class Manager:
             try:
                 metadata: Any = self._checkpointer.metadata(step).custom_metadata
                 tree = self._checkpointer.load_checkpointables(
-                    step, abstract_checkpointables={"state": target}
+                    step, abstract_checkpointables={"state": jax.tree.map(_stored, target)}
                 )["state"]
+                tree = jax.tree.map(_with_key, tree, target)
                 if _checksum(tree) == metadata["checksum"]:
                     return tree, None
                 return None, "its contents do not match their checksum"
             except _DAMAGE as error:
                 first_line = str(error).partition("\n")[0]
                 return None, f"{type(error).__name__}: {first_line[:200]}"
+
+
+def _open(directory: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
+    """Orbax's checkpointer, which of several processes is that of process 0 alone."""
+    if jax.process_count() == 1:
+        return ocp.training.Checkpointer(str(directory), preservation_policy=_preservation(keep))
+    # One process of several may not have Orbax make the directory, and V1 cannot say so.
+    directory.mkdir(parents=True, exist_ok=True)
+    context = ocp.Context()
+    context.multiprocessing.active_processes = {0}
+    with mock.patch.object(checkpoint_manager, "_create_root_directory"):
+        return ocp.training.Checkpointer(
+            str(directory), context=context, preservation_policy=_preservation(keep)
+        )
 
 
 def _preservation(keep: int) -> Any:  # Any: Orbax annotates policies and their use differently
@@ -174,6 +213,41 @@ def _abstract(make: Callable[[], Any]) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
 
     return jax.tree.map(place, jax.eval_shape(make))
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _without_key(x: Any) -> Any:
+    """What is stored of a leaf: of a typed key its data.
+
+    Of several processes one may store NumPy's arrays only.
+    """
+    x = jax.random.key_data(x) if _is_key(x) else x
+    return np.asarray(x) if jax.process_count() > 1 else x
+
+
+def _stored(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The same of its shape and type."""
+    data = jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=x.sharding)
+
+
+def _with_key(x: Any, target: jax.ShapeDtypeStruct) -> Any:
+    """The leaf that was stored, with a key made of a key's data."""
+    if not _is_key(target):
+        return x
+    kinds: list[Any] = []  # of a key that is only described, no function tells
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), target)
+    return jax.random.wrap_key_data(x, impl=kinds[0])
+
+
+def _zeros(make: Callable[[], Any]) -> Any:
+    """Arrays, and keys, of the shapes and types of what `make` returns."""
+    target = _abstract(make)
+    data = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.tree.map(_stored, target))
+    return jax.tree.map(_with_key, data, target)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
@@ -213,7 +287,6 @@ def _checksum(tree: Any) -> int:
     """CRC-32 over the bytes of all leaves, in order; typed keys by their data."""
     crc = 0
     for leaf in jax.tree.leaves(tree):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
+        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, crc)
     return crc

@@ -127,7 +127,13 @@ def type_hints(cls: type) -> dict[str, Any]:
 
 @functools.cache
 def comments(cls: type) -> dict[str, str]:
-    """The comment behind each field in the dataclass's source, "" where there is none."""
+    """The comment behind each field in the dataclass's source, "" where there is none.
+
+    Fields that it inherits come first, with the comments of where they were last said.
+    """
+    inherited = {}
+    for base in cls.__bases__:
+        inherited |= comments(base) if dataclasses.is_dataclass(base) else {}
     source = inspect.cleandoc("\n" + inspect.getsource(cls))
     (node,) = ast.parse(source).body
     by_line = {
@@ -135,7 +141,7 @@ def comments(cls: type) -> dict[str, str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    return {
+    return inherited | {
         line.target.id: by_line.get(line.end_lineno or line.lineno, "")
         for line in typing.cast(ast.ClassDef, node).body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)

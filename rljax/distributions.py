@@ -153,12 +153,27 @@ class TanhNormal(NamedTuple):
     low: Float[Array, "*batch A"]
     high: Float[Array, "*batch A"]
 
+    def _squash(self, u: Array) -> Array:
+        return self._stretch(jnp.clip(jnp.tanh(u), -_EDGE, _EDGE))
+
     def _stretch(self, squashed: Array) -> Array:
         return self.low + 0.5 * (self.high - self.low) * (squashed + 1)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch A"]:
         """A squashed draw, within the bounds."""
-        return self._stretch(jnp.clip(jnp.tanh(self.base.sample(key)), -_EDGE, _EDGE))
+        return self._squash(self.base.sample(key))
+
+    def from_noise(
+        self, noise: Float[Array, "*batch A"]
+    ) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch"]]:
+        """The draw that standard normal noise gives, and its log-density.
+
+        The same numbers as `log_prob` of it, without the way back through arctanh: exact, and with
+        a gradient, where that has come near the edge.
+        """
+        u = self.base.mean + jnp.exp(self.base.log_scale) * noise
+        log_prob = self.base.log_prob(u) - jnp.sum(self._log_slope(u), axis=-1)
+        return self._squash(u), log_prob
 
     def mode(self) -> Float[Array, "*batch A"]:
         """The squashed mean, as is usual, though the density's own peak may lie elsewhere."""

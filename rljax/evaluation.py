@@ -58,7 +58,7 @@ def player(
 
     def play(policy: Any, episodes: int, key: Array) -> Score:
         step_all, observation = start(key)
-        count = len(observation.features)
+        count = len(jax.tree.leaves(observation.features)[0])
         share = math.ceil(episodes / count)
         carry = agent.initial_carry(count)
         finished: list[list[tuple[float, int]]] = [[] for _ in range(count)]
@@ -68,10 +68,11 @@ def player(
         while min(map(len, finished)) < share:
             carry, action = act(policy, carry, observation, ended, jax.random.fold_in(key, row))
             step = step_all(np.asarray(action), row)
-            total += step.reward
+            score, over = step.scored
+            total += score
             length += ~ended
-            ended = step.terminated | step.truncated
-            for i in np.flatnonzero(ended):
+            ended = step.ended
+            for i in np.flatnonzero(over):
                 finished[i].append((total[i], length[i]))
                 total[i], length[i] = 0.0, 0
             observation = step.observation

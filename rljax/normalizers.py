@@ -1,11 +1,19 @@
-"""Running statistics that live in the train state: exact, weighted, merged across devices."""
+"""Running statistics that live in the train state: exact, weighted, merged across devices.
 
-from typing import NamedTuple
+Of an observation only the vector is normalized: all of it, or, where it has named parts, its part
+"vector". Frames stay uint8 until the torso, which divides them by 255.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
+
+from rljax.types import EnvSpec
+
+_VECTOR = "vector"
 
 
 class Moments(NamedTuple):
@@ -61,3 +69,38 @@ def normalize(
 def deviation(moments: Moments) -> Float[Array, "*shape"]:
     """Standard deviation, never quite 0."""
     return jnp.sqrt(moments.variance + 1e-8)
+
+
+def init_observation(spec: EnvSpec) -> Moments:
+    """Moments of the vector of an observation.
+
+    Raises:
+        ValueError: there is none; the environment shows frames alone.
+    """
+    vectors = [part for part in spec.parts if part.dtype != "uint8"]
+    if not vectors:
+        raise ValueError(
+            f"config.normalize_observation is of vectors, and {spec.name} shows pixels alone: "
+            "they are divided by 255, so leave it off."
+        )
+    return init(vectors[0].shape)
+
+
+def normalize_observation(features: Any, moments: Moments | None, clip: float) -> Any:
+    """Features for the networks: float32 vectors, normalized unless `moments` is None; frames."""
+
+    def prepared(x: Any) -> Array:
+        if x.dtype == jnp.uint8:
+            return jnp.asarray(x)
+        x = jnp.asarray(x, jnp.float32)
+        return x if moments is None else normalize(x, moments, clip)
+
+    return jax.tree.map(prepared, features)
+
+
+def update_observation(
+    moments: Moments, features: Any, weight: Float[Array, "*batch"], axis_name: str | None = None
+) -> Moments:
+    """`update` by the vector of the features `[..., *]`."""
+    vector = features[_VECTOR] if isinstance(features, dict) else features
+    return update(moments, jnp.asarray(vector, jnp.float32), weight, axis_name)

@@ -9,6 +9,7 @@ there is: a simulator's cannot be saved, so after a resume its episodes start an
 """
 
 import enum
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rljax import row_keys
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv, JaxEnv, TimeStep
 from rljax.types import Episodes, Observation, Trajectory, Transition
@@ -96,11 +98,11 @@ def in_graph(agent: Agent, env: JaxEnv, num_envs: int, length: int) -> Collector
 
     @jax.jit
     def init(key: Array) -> RolloutState:
-        states, observation = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+        states, observation = jax.vmap(env.reset)(row_keys.split(key, num_envs))
         return _fresh(agent, states, observation, num_envs)
 
     def step(states: Any, action: Array, key: Array) -> tuple[Any, TimeStep]:
-        return jax.vmap(env.step)(states, action, jax.random.split(key, num_envs))
+        return jax.vmap(env.step)(states, action, row_keys.split(key, num_envs))
 
     collect = jax.jit(partial(_scan, agent, step, length))
     return Collector(init, collect, resumable=True)
@@ -127,12 +129,7 @@ def envpool_xla(agent: Agent, env: HostEnv, length: int) -> Collector:
 
 def host(agent: Agent, env: HostEnv, length: int) -> Collector:
     """A pool stepped from Python: works for every source and every backend."""
-
-    @jax.jit
-    def act(
-        policy: Any, carry: Any, observation: Observation, ended: Array, key: Array, row: Array
-    ) -> tuple[Any, Array, dict[str, Array]]:
-        return _stored(agent, policy, carry, observation, ended, jax.random.fold_in(key, row))
+    act = _jitted_act(agent)
 
     def init(key: Array) -> RolloutState:
         del key
@@ -142,7 +139,7 @@ def host(agent: Agent, env: HostEnv, length: int) -> Collector:
         policy: Any, state: RolloutState, key: Array
     ) -> tuple[RolloutState, Trajectory, Episodes]:
         observation, ended, carry = state.observation, state.ended, state.carry
-        rows, dones = [], []
+        rows, scored = [], []
         for row in range(length):
             carry, action, extras = act(policy, carry, observation, ended, key, np.int32(row))
             step = env.step(np.asarray(action))
@@ -156,12 +153,13 @@ def host(agent: Agent, env: HostEnv, length: int) -> Collector:
                     extras,
                 )
             )
-            ended = step.terminated | step.truncated
-            dones.append(ended)
+            ended = step.ended
+            scored.append(step.scored)
             observation = step.observation
         transitions = jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *rows)
+        scores, dones = (np.stack(column) for column in zip(*scored, strict=True))
         returns, lengths, episodes = _episodes(
-            state.episode_return, state.episode_length, transitions, np.stack(dones)
+            state.episode_return, state.episode_length, scores, transitions.valid, dones
         )
         trajectory = Trajectory(transitions, observation, state.carry)
         state = RolloutState((), observation, ended, carry, returns, lengths)
@@ -211,6 +209,19 @@ def _stored(
     return carry, action, {name: extras[name] for name in agent.stores}
 
 
+@functools.lru_cache(maxsize=8)  # compiled once for all the pools that an agent acts in
+def _jitted_act(agent: Agent) -> Callable[..., tuple[Any, Array, dict[str, Array]]]:
+    """The decision of one row of a rollout, by the rollout's key."""
+
+    @jax.jit
+    def act(
+        policy: Any, carry: Any, observation: Observation, ended: Array, key: Array, row: Array
+    ) -> tuple[Any, Array, dict[str, Array]]:
+        return _stored(agent, policy, carry, observation, ended, jax.random.fold_in(key, row))
+
+    return act
+
+
 def _scan(
     agent: Agent,
     env_step: Callable[[Any, Array, Array], tuple[Any, TimeStep]],
@@ -221,7 +232,7 @@ def _scan(
 ) -> tuple[RolloutState, Trajectory, Episodes]:
     def row(
         running: tuple[Any, Observation, Array, Any], key: Array
-    ) -> tuple[tuple[Any, Observation, Array, Any], tuple[Transition, Array]]:
+    ) -> tuple[tuple[Any, Observation, Array, Any], tuple[Transition, tuple[Array, Array]]]:
         env, observation, ended, carry = running
         carry, action, extras = _stored(agent, policy, carry, observation, ended, key)
         env, step = env_step(env, action, jax.random.fold_in(key, 1))
@@ -233,15 +244,14 @@ def _scan(
             ~ended,
             extras,
         )
-        ended = step.terminated | step.truncated
-        return (env, step.observation, ended, carry), (transition, ended)
+        return (env, step.observation, step.ended, carry), (transition, step.scored)
 
     running = (state.env, state.observation, state.ended, state.carry)
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(length))  # as the host's
-    running, (transitions, dones) = jax.lax.scan(row, running, keys)
+    running, (transitions, (scores, dones)) = jax.lax.scan(row, running, keys)
     env, observation, ended, carry = running
     returns, lengths, episodes = _episodes(
-        state.episode_return, state.episode_length, transitions, dones
+        state.episode_return, state.episode_length, scores, transitions.valid, dones
     )
     trajectory = Trajectory(transitions, observation, state.carry)
     return RolloutState(env, observation, ended, carry, returns, lengths), trajectory, episodes
@@ -249,16 +259,19 @@ def _scan(
 
 @jax.jit
 def _episodes(
-    returns: Array, lengths: Array, transitions: Transition, dones: Array
+    returns: Array, lengths: Array, scores: Array, valid: Array, dones: Array
 ) -> tuple[Array, Array, Episodes]:
-    """Carries the running episodes through T rows, and totals those that ended in them."""
+    """Carries the running episodes through T rows, and totals those that ended in them.
+
+    `scores` and `dones` are `TimeStep.scored`; a game of several lives has as many invalid rows.
+    """
 
     def row(running: tuple[Array, Array], x: tuple[Array, Array, Array]) -> Any:
         reward, valid, done = x
         total, steps = running[0] + reward, running[1] + valid
         return (jnp.where(done, 0.0, total), jnp.where(done, 0, steps)), (total, steps)
 
-    xs = (transitions.reward, transitions.valid, dones)
+    xs = (scores, valid, dones)
     (returns, lengths), (totals, steps) = jax.lax.scan(row, (returns, lengths), xs)
     episodes = Episodes(
         count=jnp.sum(dones),

@@ -12,11 +12,13 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rljax.envs import IN_GRAPH, host_envpool, host_gymnasium, wrappers
 from rljax.envs.base import HostEnv, JaxEnv
+from rljax.types import EnvSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,62 @@ def open(source: EnvSource) -> HostEnv | JaxEnv:
     )
     env.spec = dataclasses.replace(env.spec, name=source.name)
     return env
+
+
+class Pools(NamedTuple):
+    """One source split into pools of equally many environments: one pool for each actor."""
+
+    spec: EnvSpec
+    sources: tuple[EnvSource, ...]
+    envs: tuple[HostEnv | JaxEnv, ...]  # one a source; one alone where actors open their own
+
+
+def split(source: EnvSource, count: int) -> tuple[EnvSource, ...]:
+    """`count` sources of equally many environments, which together are those of `source`.
+
+    No seed is in two of them. Where EnvPool may use every core, each pool gets its share of them.
+
+    Raises:
+        ValueError: the environments cannot be split so.
+    """
+    if count < 1 or source.num_envs % count:
+        raise ValueError(
+            f"num_envs={source.num_envs} cannot be split over {count} actors: "
+            "choose a multiple of the number of actors."
+        )
+    each = source.num_envs // count
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = source.num_threads
+    if count > 1 and not threads:
+        threads = max(1, (cores or 1) // count)
+    return tuple(
+        dataclasses.replace(source, num_envs=each, seed=source.seed + i * each, num_threads=threads)
+        for i in range(count)
+    )
+
+
+def open_pools(source: EnvSource, count: int) -> Pools:
+    """Opens the environments of a source as `count` pools; raises what `split` and `open` raise."""
+    sources = split(source, count)
+    envs: list[HostEnv | JaxEnv] = []
+    try:
+        for each in sources:
+            envs.append(open(each))
+    except BaseException:
+        for env in envs:
+            if isinstance(env, HostEnv):
+                env.close()
+        raise
+    return Pools(envs[0].spec, sources, tuple(envs))
+
+
+def describe_pools(source: EnvSource, count: int) -> Pools:
+    """The pools that `count` actors elsewhere will open; here, one environment stands for them.
+
+    Raises what `split` and `open` raise.
+    """
+    env = open(dataclasses.replace(source, num_envs=1))
+    return Pools(env.spec, split(source, count), (env,))
 
 
 def resolve(name: str) -> tuple[str, str]:

@@ -111,7 +111,7 @@ class EnvSpec:
 
     name: str  # as the user gave it, e.g. "CartPole-v1"
     observation_shape: tuple[int, ...]  # of one observation; () if in named parts
-    observation_dtype: str  # as the agent sees it: "float32", or "uint8" for pixels
+    observation_dtype: str  # "float32", or "uint8" for pixels; "" if in named parts
     action: ActionSpec
     has_mask: bool = False  # observations carry a mask of allowed actions
     max_episode_steps: int | None = None

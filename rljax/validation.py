@@ -41,6 +41,25 @@ def rollouts(config: Any) -> None:
         )
 
 
+def replay(config: Any) -> None:
+    """Raises ValueError where off-policy learning could never start or fill a batch."""
+    counts = ("total_steps", "num_envs", "rollout_length", "num_updates", "replay_capacity")
+    positive(config, *counts, "batch_size", "num_steps")
+    not_negative(config, "learning_starts")
+    fraction(config, "discount")
+    rollouts(config)
+    if config.learning_starts >= config.total_steps:
+        raise ValueError(
+            f"config.learning_starts={config.learning_starts} must be less than "
+            f"config.total_steps={config.total_steps}, or nothing is learned."
+        )
+    if config.batch_size > config.replay_capacity:
+        raise ValueError(
+            f"config.batch_size={config.batch_size} is more than the "
+            f"config.replay_capacity={config.replay_capacity} rows that are kept."
+        )
+
+
 def _require(config: Any, names: tuple[str, ...], holds: Callable[[Any], bool], what: str) -> None:
     for name in names:
         value = getattr(config, name)

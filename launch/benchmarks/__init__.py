@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 
 BENCHMARKS = {  # name on the command line -> module
+    "accelerator": "launch.benchmarks.accelerator",
     "ppo": "launch.benchmarks.ppo",
     "scores": "launch.benchmarks.scores",
     "suite": "launch.benchmarks.suite",

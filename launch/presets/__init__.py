@@ -19,6 +19,7 @@ class Preset:
     hardware: str  # that the next two were measured on
     wall_clock: str
     score: str  # mean return of how many episodes and seeds, beside the published one
+    env_options: tuple[tuple[str, object], ...] = ()  # where --env_options gives none; by name
 
 
 def load(agent: str) -> dict[str, Preset]:

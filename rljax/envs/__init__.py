@@ -12,8 +12,11 @@ Open them through `rljax.sources`, which knows the names below.
 # Name of an in-graph environment (`rljax:` in front) -> the module whose `make` builds it.
 IN_GRAPH = {
     "cartpole": "rljax.envs.cartpole",
+    "cartpole_positions": "rljax.envs.cartpole_positions",
     "catch": "rljax.envs.catch",
     "corridor": "rljax.envs.corridor",
     "masked_bandit": "rljax.envs.masked_bandit",
     "pendulum": "rljax.envs.pendulum",
+    "pixel_catch": "rljax.envs.pixel_catch",
+    "tmaze": "rljax.envs.tmaze",
 }

@@ -20,6 +20,22 @@ class TimeStep(NamedTuple):
     reward: Any  # float32
     terminated: Any  # bool: the episode ended by the rules of the task; its future is worth nothing
     truncated: Any  # bool: it was cut off, by a time limit mostly; its future is worth V
+    # What scores count, where the agent learns from something else (Atari's clipped rewards, and
+    # lives as episodes): the true reward, and whether the whole game is over. None: as above.
+    score: Any = None  # float32
+    game_over: Any = None  # bool
+
+    @property
+    def ended(self) -> Any:
+        """Whether the next step starts anew; bool."""
+        return self.terminated | self.truncated
+
+    @property
+    def scored(self) -> tuple[Any, Any]:
+        """What this step adds to the score, and whether the scored episode ended."""
+        if self.score is None or self.game_over is None:
+            return self.reward, self.ended
+        return self.score, self.game_over
 
 
 class JaxEnv(NamedTuple):

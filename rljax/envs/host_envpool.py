@@ -1,8 +1,10 @@
 """EnvPool as a `HostEnv` (Weng et al. 2022, arXiv:2206.10558): C++ simulators in a thread pool.
 
-Observations and actions are described in `rljax.envs.spaces`. Two habits of EnvPool to know: an
-episode that terminates on the very step of its time limit is reported as truncated only, and an
-int seed gives environment i `seed + i`, so pools need seeds at least `num_envs` apart.
+Observations and actions are described in `rljax.envs.spaces`. Three habits of EnvPool to know: an
+episode that terminates on the very step of its time limit is reported as truncated only; an int
+seed gives environment i `seed + i`, so pools need seeds at least `num_envs` apart; and Atari's
+`episodic_life` terminates at the loss of a life, its `reward_clip` gives signs for rewards, while
+the infos tell of the game: scores are counted from those.
 """
 
 import difflib
@@ -124,6 +126,7 @@ class EnvPoolEnv:
             return None if info_mask is None else spaces.flat_mask(info[info_mask])
 
         self._features, self._mask, self._encode = layout.features, mask, actions.encode
+        self._keeps_score = {"info:reward", "info:terminated"} <= arrays.keys()
         self._pool: Any = pool
         self._xla: XlaEnv | None = None
         limit = config["max_episode_steps"]
@@ -134,6 +137,7 @@ class EnvPoolEnv:
             observation_dtype=layout.dtype,
             action=actions.spec,
             has_mask=mask_shape is not None,
+            named_parts=layout.named_parts,
             max_episode_steps=limit if limit < np.iinfo(np.int32).max else None,
         )
         self._action_shape = (self.num_envs, *self.spec.action.shape)
@@ -152,8 +156,7 @@ class EnvPoolEnv:
         if action.shape != self._action_shape:
             raise ValueError(f"actions must be {self._action_shape}, not {action.shape}.")
         # every call returns new arrays: nothing below needs a copy
-        observation, reward, terminated, truncated, info = self._pool.step(self._encode(action, np))
-        return TimeStep(self._observe(observation, info, np), reward, terminated, truncated)
+        return self._timestep(np, *self._pool.step(self._encode(action, np)))
 
     def xla(self) -> XlaEnv | None:
         """The pool's step as an XLA call; None unless on Linux with JAX's CPU backend.
@@ -184,13 +187,20 @@ class EnvPoolEnv:
 
         def step(handle: Array, action: Array) -> tuple[Array, TimeStep]:
             with jax.enable_x64(True):
-                handle, (observation, reward, terminated, truncated, info) = pool_step(
-                    handle, encode(action, jnp)
-                )
-                observation = self._observe(observation, info, jnp)
-                return handle, TimeStep(observation, reward, terminated, truncated)
+                handle, step = pool_step(handle, encode(action, jnp))
+                return handle, self._timestep(jnp, *step)
 
         return XlaEnv(handle, step)
+
+    def _timestep(
+        self, xp: Any, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any
+    ) -> TimeStep:
+        step = TimeStep(self._observe(observation, info, xp), reward, terminated, truncated)
+        if not self._keeps_score:
+            return step
+        return step._replace(
+            score=info["reward"], game_over=info["terminated"].astype(bool) | truncated
+        )
 
     def _observe(self, observation: Any, info: dict[str, Any], xp: Any) -> Observation:
         return Observation(self._features(observation, xp), self._mask(observation, info))

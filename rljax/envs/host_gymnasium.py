@@ -109,6 +109,7 @@ class GymnasiumEnv:
             observation_dtype=layout.dtype,
             action=actions.spec,
             has_mask=mask_shape is not None,
+            named_parts=layout.named_parts,
             max_episode_steps=envs.get_attr("spec")[0].max_episode_steps,
         )
         self._action_shape = (self.num_envs, *self.spec.action.shape)

@@ -171,9 +171,4 @@ def _receive(pipe: Connection) -> Any:
 
 
 def _alike(one: EnvSpec, other: EnvSpec) -> bool:
-    return (one.observation_shape, one.observation_dtype, one.action, one.has_mask) == (
-        other.observation_shape,
-        other.observation_dtype,
-        other.action,
-        other.has_mask,
-    )
+    return (one.parts, one.action, one.has_mask) == (other.parts, other.action, other.has_mask)

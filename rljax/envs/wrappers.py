@@ -52,6 +52,47 @@ def time_limit(env: JaxEnv, max_steps: int) -> JaxEnv:
     return JaxEnv(spec, reset, step)
 
 
+class FrameStackState(NamedTuple):
+    """The environment's state, and the frames before the newest, oldest first."""
+
+    env: Any
+    earlier: Array  # uint8 [H, W, (count - 1) · C]
+
+
+def frame_stack(env: JaxEnv, count: int) -> JaxEnv:
+    """Shows the last `count` frames as one, `[H, W, count · C]`, the newest in the last channels.
+
+    An episode starts with its first frame in every place. Goes inside of `autoreset`.
+
+    Raises:
+        ValueError: `count` is not a positive whole number, or the environment shows no frame alone.
+    """
+    spec = env.spec
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{spec.name}: stack must be a whole number from 1, not {count!r}.")
+    if spec.observation_dtype != "uint8" or len(spec.observation_shape) != 3:
+        raise ValueError(f"{spec.name} shows no frames to stack.")
+    channels = spec.observation_shape[-1]
+    stacked = (*spec.observation_shape[:-1], count * channels)
+
+    def shown(earlier: Array, observation: Observation) -> tuple[Array, Observation]:
+        frames = jnp.concatenate([earlier, observation.features], axis=-1)
+        return frames[..., channels:], observation._replace(features=frames)
+
+    def reset(key: Array) -> tuple[FrameStackState, Observation]:
+        state, observation = env.reset(key)
+        earlier = jnp.tile(observation.features, count - 1)
+        earlier, observation = shown(earlier, observation)
+        return FrameStackState(state, earlier), observation
+
+    def step(state: FrameStackState, action: Array, key: Array) -> tuple[FrameStackState, TimeStep]:
+        inner, timestep = env.step(state.env, action, key)
+        earlier, observation = shown(state.earlier, timestep.observation)
+        return FrameStackState(inner, earlier), timestep._replace(observation=observation)
+
+    return JaxEnv(dataclasses.replace(spec, observation_shape=stacked), reset, step)
+
+
 def autoreset(env: JaxEnv) -> JaxEnv:
     """Restarts on the step after an ending one, as `rljax.types` describes.
 

@@ -1,21 +1,19 @@
 """Collect a rollout, learn from it once, report; until the budget of rows is spent."""
 
-import collections
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from rljax import minibatches, rollout, sharding
+from rljax import distributed, faults, minibatches, rollout, row_keys, sharding
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv, JaxEnv
-from rljax.types import Episodes, Metrics
+from rljax.loops.episodes import Window
+from rljax.types import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,12 @@ class State(NamedTuple):
 
 def init(agent: Agent, env: HostEnv | JaxEnv, config: Config) -> State:
     """The state before the first step; may be traced."""
-    train_key, rollout_key = _keys(config.seed, -1)
+    return start(agent, env, config, config.seed)
+
+
+def start(agent: Agent, env: HostEnv | JaxEnv, config: Config, seed: int | Array) -> State:
+    """`init` of the run with another seed than the config's, which may be traced."""
+    train_key, rollout_key = keys(seed, -1)
     running = None
     if isinstance(env, JaxEnv):
         collector = rollout.in_graph(agent, env, config.num_envs, config.rollout_length)
@@ -81,9 +84,10 @@ def run(
     """
     check(env, config)
     mesh = sharding.mesh(config.num_devices)
-    collector = rollout.make(agent, env, config.num_envs, config.rollout_length, config.collector)
+    num_envs = config.num_envs // jax.process_count()  # of this process
+    collector = rollout.make(agent, env, num_envs, config.rollout_length, config.collector)
     learn = sharding.data_parallel(agent.update, mesh, config.parallel)
-    return _updates(collector, learn, mesh, state, config, first_step)
+    return _updates(collector, learn, mesh, state, config, first_step, agent.spec.name)
 
 
 def _updates(
@@ -93,58 +97,39 @@ def _updates(
     state: State,
     config: Config,
     first_step: int,
+    env_name: str,
 ) -> Iterator[tuple[int, State, Metrics]]:
-    train, running = sharding.replicate(state.train, mesh), state.rollout
+    train, running = sharding.replicate(state.train, mesh), sharding.share(state.rollout)
     if running is None:
-        running = collector.init(_keys(config.seed, -1)[1])
-    window = _Window(num_episodes=100)
+        running = collector.init(keys(config.seed, -1)[1])
+    window = Window()
+    first_env = jax.process_index() * (config.num_envs // jax.process_count())
     for update in range(first_step // config.rows, config.last_step // config.rows):
-        collect_key, learn_key = _keys(config.seed, update)
+        collect_key, learn_key = keys(config.seed, update)
         start = time.perf_counter()
         running, trajectory, episodes = collector.collect(
-            sharding.local(train.policy), running, collect_key
+            sharding.local(train.policy), running, row_keys.starting_at(first_env, collect_key)
         )
+        fault = _fault(trajectory.transitions)
         jax.block_until_ready(trajectory)
         collected = time.perf_counter()
         train, metrics = learn(train, trajectory, learn_key)
         # Once an update: with more in flight, emulated devices may deadlock.
         metrics = sharding.local(jax.block_until_ready(metrics))
-        metrics |= window.add(episodes)
+        faults.check(fault, env_name, update * config.rows, config.num_envs)
+        metrics |= window.add(distributed.total(episodes))
         metrics["time/collect_seconds"] = collected - start
         metrics["time/learn_seconds"] = time.perf_counter() - collected
-        saved = State(train, running if collector.resumable else None)
+        saved = State(train, sharding.united(running) if collector.resumable else None)
         yield (update + 1) * config.rows, saved, metrics
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _keys(seed: int, update: int | Array) -> tuple[Array, Array]:
+_fault = jax.jit(faults.find)
+
+
+@jax.jit
+def keys(seed: int | Array, update: int | Array) -> tuple[Array, Array]:
     """One key to collect with and one to learn with, from the seed and the update's number."""
     key = jax.random.fold_in(jax.random.key(seed), update)
     collect, learn = jax.random.split(key)
     return collect, learn
-
-
-class _Window:
-    """Mean return and length over the last rollouts that hold `num_episodes` ended episodes."""
-
-    def __init__(self, num_episodes: int) -> None:
-        self._wanted = num_episodes
-        self._recent: collections.deque[tuple[int, float, int]] = collections.deque()
-        self._ended = 0
-
-    def add(self, episodes: Episodes) -> dict[str, float]:
-        """Takes a rollout's totals; gives the means, or nothing before the first episode ended."""
-        ended, return_sum, length_sum = (np.asarray(x).item() for x in episodes)
-        self._ended += ended
-        if ended:
-            self._recent.append((ended, return_sum, length_sum))
-        count = sum(ended for ended, _, _ in self._recent)
-        while self._recent and count - self._recent[0][0] >= self._wanted:
-            count -= self._recent.popleft()[0]
-        if not count:
-            return {}
-        return {
-            "episode/return_mean": sum(returns for _, returns, _ in self._recent) / count,
-            "episode/length_mean": sum(lengths for _, _, lengths in self._recent) / count,
-            "episode/count": self._ended,
-        }

@@ -1,10 +1,14 @@
 """Convolutional torsos for pixels: uint8 `[..., height, width, channels]` to a vector.
 
-Convolutions trained inside a `lax.scan` are 20 to 30 times slower on CPU (jax-ml/jax#12868): scan
-over minibatches with `unroll=unroll(...)`.
+On CPU, XLA brings the convolutions of a gradient to the form that its fast kernels take in a
+program's outermost computation only: trained inside a `lax.scan` they are 20 to 30 times slower
+(jax-ml/jax#12868). So `convolve` writes its gradients in that form itself.
 """
 
+import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +22,81 @@ _SQRT2 = math.sqrt(2)
 GRID_VALUES = 11  # of MiniGrid's object types; larger ones are read as the last
 
 
-def unroll(steps: int) -> int:
-    """How far to unroll a scan whose body trains convolutions: wholly on CPU, elsewhere not."""
-    return steps if jax.default_backend() == "cpu" else 1
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "h w C F"], stride: int, padding: str
+) -> Float[Array, "B I J F"]:
+    """`kernel` over `x`, `padding` "SAME" or "VALID"; has gradients of reverse mode only."""
+    return _convolve(x, kernel, stride=stride, pads=_pads(x, kernel, stride, padding))
 
 
-def _conv(channels: int, size: int, stride: int = 1, padding: str = "VALID") -> nn.Conv:
-    return nn.Conv(
-        channels,
-        (size, size),
+def _convolve(
+    x: Array, kernel: Array, *, pads: Sequence[tuple[int, int]], stride: int = 1, **dilation: int
+) -> Array:
+    x_dilation, kernel_dilation = dilation.get("x_dilation", 1), dilation.get("kernel_dilation", 1)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
         (stride, stride),
-        padding,
-        kernel_init=nn.initializers.orthogonal(_SQRT2),
+        pads,
+        (x_dilation, x_dilation),
+        (kernel_dilation, kernel_dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),  # what the fast kernels take
     )
+
+
+def _pads(x: Array, kernel: Array, stride: int, padding: str) -> Sequence[tuple[int, int]]:
+    return jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+
+
+def _forward(x: Array, kernel: Array, stride: int, padding: str) -> tuple[Array, Any]:
+    return convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride: int, padding: str, saved: tuple[Array, Array], g: Array) -> Any:
+    """Gradients of y[i] = Σ_a k[a] x[i·stride + a - before], which holds along each axis.
+
+    dx[j] = Σ_a k[a] g[(j + before - a)/stride]: g, dilated, under the reversed kernel.
+    dk[a] = Σ_i g[i] x[i·stride + a - before]: x under g, dilated, summed over the batch.
+    """
+    x, kernel = saved
+    dx_pads, dk_pads = [], []
+    for axis, (before, _) in enumerate(_pads(x, kernel, stride, padding)):
+        size, length = kernel.shape[axis], x.shape[axis + 1]
+        spread = (g.shape[axis + 1] - 1) * stride + 1  # of g, dilated
+        dx_pads.append((size - 1 - before, length + before - spread))
+        dk_pads.append((before, size - 1 + spread - length - before))
+    reverse = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    dx = _convolve(g, reverse, pads=dx_pads, x_dilation=stride)
+    images, filters = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+    dk = _convolve(images, filters, pads=dk_pads, kernel_dilation=stride)
+    return dx, dk.transpose(1, 2, 0, 3)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+class Conv(nn.Module):
+    """A convolution with orthogonal kernel of gain √2 and zero bias; parameters as `nn.Conv`'s."""
+
+    channels: int
+    size: int
+    stride: int = 1
+    padding: str = "VALID"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch H W C"]) -> Float[Array, "*batch I J F"]:
+        """Images to feature maps."""
+        shape = (self.size, self.size, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.orthogonal(_SQRT2), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        images = x.reshape(-1, *x.shape[-3:])
+        if jax.default_backend() == "cpu":
+            y = jnp.asarray(convolve(images, kernel, self.stride, self.padding))
+        else:  # their libraries know best how to differentiate
+            pads = _pads(images, kernel, self.stride, self.padding)
+            y = _convolve(images, kernel, stride=self.stride, pads=pads)
+        return (y + bias[None, None, None]).reshape(*x.shape[:-3], *y.shape[1:])
 
 
 def _flat(x: Float[Array, "*batch H W C"]) -> Float[Array, "*batch F"]:
@@ -47,7 +113,7 @@ class Nature(nn.Module):
         """Pixels to features."""
         x = pixels.astype(jnp.float32) / 255
         for channels, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            x = nn.relu(_conv(channels, size, stride)(x))
+            x = nn.relu(Conv(channels, size, stride)(x))
         return nn.relu(dense(self.size)(_flat(x)))
 
 
@@ -62,11 +128,11 @@ class Impala(nn.Module):
         """Pixels to features."""
         x = pixels.astype(jnp.float32) / 255
         for channels in self.channels:
-            x = _conv(channels, 3, padding="SAME")(x)
+            x = Conv(channels, 3, padding="SAME")(x)
             x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
             for _ in range(2):
-                y = _conv(channels, 3, padding="SAME")(nn.relu(x))
-                x = x + _conv(channels, 3, padding="SAME")(nn.relu(y))
+                y = Conv(channels, 3, padding="SAME")(nn.relu(x))
+                x = x + Conv(channels, 3, padding="SAME")(nn.relu(y))
         return nn.relu(dense(self.size)(nn.relu(_flat(x))))
 
 
@@ -83,5 +149,5 @@ class Grid(nn.Module):
         named = jax.nn.one_hot(jnp.minimum(cells, GRID_VALUES - 1), GRID_VALUES)
         x = named.reshape(*cells.shape[:-1], -1)
         for channels in (32, 64):
-            x = nn.relu(_conv(channels, 3, padding="SAME")(x))
+            x = nn.relu(Conv(channels, 3, padding="SAME")(x))
         return nn.relu(dense(self.size)(_flat(x)))

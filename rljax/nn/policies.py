@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, PRNGKeyArray
 
 from rljax import distributions
 from rljax.nn.heads import GaussianHead, LinearHead
-from rljax.types import ActionSpec, Box, Discrete, MultiDiscrete
+from rljax.types import ActionSpec, Box, Discrete, EnvSpec, MultiDiscrete
 
 
 class BoxPolicy(enum.Enum):
@@ -30,13 +30,16 @@ class Actor(nn.Module):
     initial_log_scale: float  # boxes only: log deviations are free parameters
 
     @nn.compact
-    def __call__(self, features: Float[Array, "*batch O"]) -> Any:
+    def __call__(self, features: Any) -> Any:
         """Logits `[..., n]`, or for boxes means `[..., A]` and log deviations `[A]`."""
-        hidden = self.torso(features)
-        if isinstance(self.action, Box):
-            size = self.action.shape[0]
-            return GaussianHead(size, self.head_gain, self.initial_log_scale)(hidden)
-        return LinearHead(self.action.mask_shape[0], self.head_gain)(hidden)
+        return head(self.action, self.head_gain, self.initial_log_scale)(self.torso(features))
+
+
+def head(action: ActionSpec, gain: float, initial_log_scale: float) -> nn.Module:
+    """The policy's last layer: from a hidden vector to what `distribution` takes."""
+    if isinstance(action, Box):
+        return GaussianHead(action.shape[0], gain, initial_log_scale)
+    return LinearHead(action.mask_shape[0], gain)
 
 
 def distribution(
@@ -57,3 +60,19 @@ def distribution(
         return normal
     low, high = (jnp.broadcast_to(jnp.float32(x), mean.shape) for x in (action.low, action.high))
     return distributions.TanhNormal(normal, low, high)
+
+
+def check(box_policy: BoxPolicy, spec: EnvSpec) -> None:
+    """Raises ValueError for a squashed policy over a box without bounds."""
+    if isinstance(spec.action, Box) and not spec.action.bounded:
+        if box_policy is BoxPolicy.TANH_NORMAL:
+            raise ValueError(f"{spec.name} has unbounded actions: use config.box_policy=normal.")
+
+
+def decide(
+    chosen_by: distributions.Distribution, key: PRNGKeyArray, *, greedy: bool
+) -> tuple[Array, dict[str, Array]]:
+    """The mode or a draw, and all that can be said of the decision: the extras of `Agent.act`."""
+    action = chosen_by.mode() if greedy else chosen_by.sample(key)
+    said = {"log_prob": chosen_by.log_prob(action), "entropy": chosen_by.entropy()}
+    return action, {**said, **chosen_by.parameters()}

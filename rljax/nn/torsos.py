@@ -1,7 +1,7 @@
 """From what the environment shows, vectors, pixels or named parts of both, to one hidden vector."""
 
 import enum
-from typing import Any
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from rljax.nn.conv import Grid, Impala, Nature
-from rljax.nn.mlp import MLP, Activation
+from rljax.nn.mlp import MLP, Activation, dense
 from rljax.types import EnvSpec
 
 _SMALLEST_FRAME = 36  # pixels a side that Nature's convolutions need
@@ -18,37 +18,24 @@ _SMALLEST_FRAME = 36  # pixels a side that Nature's convolutions need
 class Torso(enum.Enum):
     """Which network looks at the observation."""
 
-    AUTO = (
-        "auto"  # mlp for vectors, nature for frames, grid for boards of less than 36 cells a side
-    )
+    AUTO = "auto"  # mlp for vectors, nature for frames, grid where a side has fewer than 36 cells
     MLP = "mlp"
     NATURE = "nature"
     IMPALA = "impala"
     GRID = "grid"
 
 
-class Features(nn.Module):
-    """`pixels` looks at entries of rank 3, `mlp` at the rest; parts are joined by name, in order.
+class Parts(nn.Module):
+    """For named parts: each has a network of its own, and a layer over their outputs joins them."""
 
-    A lone vector goes through `mlp` alone, a lone frame through `pixels` alone.
-    """
-
-    pixels: nn.Module | None
-    mlp: MLP
+    networks: Mapping[str, nn.Module]  # by part
+    size: int = 256
 
     @nn.compact
-    def __call__(self, features: Any) -> Float[Array, "*batch H"]:
-        """An array `[..., O]` or `[..., H, W, C]`, or a dict of such, to `[..., H]`."""
-        if not isinstance(features, dict):
-            return self._one(features)
-        joined = [self._one(features[name]) for name in sorted(features)]
-        return jnp.concatenate(joined, axis=-1)
-
-    def _one(self, x: Array) -> Array:
-        if x.dtype == jnp.uint8:
-            assert self.pixels is not None  # `make` saw to it
-            return self.pixels(x)
-        return self.mlp(x)
+    def __call__(self, features: dict[str, Array]) -> Float[Array, "*batch H"]:
+        """Arrays `[..., O]` and `[..., H, W, C]` to `[..., H]`."""
+        seen = [self.networks[name](features[name]) for name in sorted(self.networks)]
+        return nn.relu(dense(self.size)(jnp.concatenate(seen, axis=-1)))
 
 
 def has_pixels(spec: EnvSpec) -> bool:
@@ -64,27 +51,33 @@ def make(
     Raises:
         ValueError: the torso cannot look at what the environment shows.
     """
-    mlp = MLP(hidden_sizes, activation)
-    frames = [part.shape for part in spec.parts if part.dtype == "uint8"]
-    if not frames:
-        if kind not in (Torso.AUTO, Torso.MLP):
-            raise ValueError(
-                f"config.torso={kind.value} looks at pixels, and {spec.name} shows vectors: "
-                "use auto or mlp."
-            )
-        return Features(None, mlp)
-    small = min(min(shape[:2]) for shape in frames) < _SMALLEST_FRAME
-    if kind is Torso.MLP:
+    if not has_pixels(spec) and kind not in (Torso.AUTO, Torso.MLP):
+        raise ValueError(
+            f"config.torso={kind.value} looks at pixels, and {spec.name} shows vectors: "
+            "use auto or mlp."
+        )
+    if has_pixels(spec) and kind is Torso.MLP:
         raise ValueError(
             f"config.torso=mlp looks at vectors, and {spec.name} shows pixels: use auto, nature, "
             "impala or grid."
         )
+    networks = {
+        part.name: MLP(hidden_sizes, activation)
+        if part.dtype != "uint8"
+        else _eye(kind, spec, part.shape)
+        for part in spec.parts
+    }
+    return Parts(networks) if spec.named_parts else networks["observation"]
+
+
+def _eye(kind: Torso, spec: EnvSpec, frame: tuple[int, ...]) -> nn.Module:
+    """The convolutions for frames of one shape."""
+    small = min(frame[:2]) < _SMALLEST_FRAME
     if kind is Torso.NATURE and small:
         raise ValueError(
             f"config.torso=nature needs frames of {_SMALLEST_FRAME} x {_SMALLEST_FRAME} pixels or "
-            f"more, and {spec.name} shows {frames[0]}: use auto or grid."
+            f"more, and {spec.name} shows {frame}: use auto or grid."
         )
     if kind is Torso.AUTO:
         kind = Torso.GRID if small else Torso.NATURE
-    pixels = {Torso.NATURE: Nature, Torso.IMPALA: Impala, Torso.GRID: Grid}[kind]()
-    return Features(pixels, mlp)
+    return {Torso.NATURE: Nature, Torso.IMPALA: Impala, Torso.GRID: Grid}[kind]()

@@ -20,6 +20,7 @@ SPECS = {
     "multi_discrete": EnvSpec("multi", (3,), "float32", MultiDiscrete((2, 3))),
     "box": EnvSpec("box", (3,), "float32", Box((-1.0, -2.0), (1.0, 2.0))),
 }
+PIXELS = EnvSpec("pixels", (8, 8, 1), "uint8", Discrete(4))
 CONFIG = ppo.Config(
     total_steps=T * B * 10,
     num_envs=B,
@@ -43,7 +44,9 @@ def rollout_of(agent, state, key, *, ended=None) -> Trajectory:
     mask = None
     if agent.spec.has_mask:
         mask = jax.random.bernoulli(keys[3], 0.5, (T + 1, B, 4)).at[..., 0].set(True)
-    features = 2 + 3 * jax.random.normal(keys[0], (T + 1, B, 3))
+    features = 2 + 3 * jax.random.normal(keys[0], (T + 1, B, *agent.spec.observation_shape))
+    if agent.spec is PIXELS:
+        features = jnp.clip(20 * features + 128, 0, 255).astype(jnp.uint8)
     rows = Observation(features[:-1], None if mask is None else mask[:-1])
     last = Observation(features[-1], None if mask is None else mask[-1])
     _, action, extras = agent.act(state.policy, (), rows, keys[1], False)
@@ -180,6 +183,8 @@ CHANGES = {
     "observation_clip": 0.5,
     "reward_scale": ppo.RewardScale.VALUE,
     "reward_clip": 0.1,
+    "torso": ppo.Torso.IMPALA,
+    "shared_torso": True,
     "hidden_sizes": (9,),
     "activation": ppo.Activation.RELU,
     "box_policy": ppo.BoxPolicy.TANH_NORMAL,
@@ -194,10 +199,10 @@ def test_every_field_of_the_config_is_covered_below():
 
 
 @functools.cache
-def trained(config):
+def trained(config, spec):
     """Parameters after two updates; the second is the first with annealed rates."""
     key = jax.random.key(0)
-    agent = ppo.make(config, SPECS["box"])
+    agent = ppo.make(config, spec)
     state = agent.init(key)
     for i in range(2):
         batch = rollout_of(agent, state, jax.random.fold_in(key, i))
@@ -214,8 +219,10 @@ def test_every_field_changes_the_outcome(name):
         normalize_observation=name == "observation_clip",
         reward_scale=ppo.RewardScale.REWARD if name == "reward_clip" else ppo.RewardScale.NONE,
     )
-    outcomes = [trained(base), trained(dataclasses.replace(base, **{name: CHANGES[name]}))]
-    if name == "hidden_sizes":
+    changed = dataclasses.replace(base, **{name: CHANGES[name]})
+    spec = PIXELS if name == "torso" else SPECS["box"]
+    outcomes = [trained(base, spec), trained(changed, spec)]
+    if name in ("torso", "shared_torso", "hidden_sizes"):
         assert jax.tree.map(jnp.shape, outcomes[0]) != jax.tree.map(jnp.shape, outcomes[1])
     else:
         assert differs(*outcomes)

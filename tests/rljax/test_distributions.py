@@ -223,6 +223,23 @@ def test_tanh_normal_samples_lie_inside_and_their_log_probs_are_finite(key):
         assert np.isfinite(slope).all()
 
 
+def test_tanh_normal_from_noise_is_a_draw_with_its_log_prob_and_a_gradient_at_the_edge(key):
+    normal = Normal(jnp.array([[0.3, -0.5], [1.0, 9.0]]), jnp.full((2, 2), -1.0))
+    wide = TanhNormal(normal, jnp.full((2, 2), -2.0), jnp.full((2, 2), 1.0))
+    noise = jax.random.normal(key, (2, 2))
+    action, log_prob = wide.from_noise(noise)
+    u = normal.mean + jnp.exp(-1.0) * noise
+    np.testing.assert_allclose(action, -2 + 1.5 * (jnp.tanh(u) + 1), atol=1e-5)
+    np.testing.assert_allclose(log_prob[:1], wide.log_prob(action)[:1], rtol=1e-4)
+
+    def of_mean(mean):
+        return TanhNormal(Normal(mean, normal.log_scale), wide.low, wide.high)
+
+    slope = jax.grad(lambda mean: of_mean(mean).from_noise(noise)[1].sum())(normal.mean)
+    # d(-log(1 - tanh²u))/du = 2 tanh u, which is 2 where arctanh has no gradient left
+    np.testing.assert_allclose(slope, 2 * jnp.tanh(u), rtol=1e-4)
+
+
 def test_tanh_normal_log_prob_is_finite_on_the_bounds_themselves():
     assert np.isfinite(tanh_normal([0.0], [1.0]).log_prob(jnp.array([LOW])))
     assert np.isfinite(tanh_normal([0.0], [1.0]).log_prob(jnp.array([HIGH])))

@@ -86,3 +86,11 @@ def test_losses_refuse_a_column_where_a_row_is_due(loss):
     )
     with pytest.raises(TypeError):
         loss(*arguments)
+
+
+def test_huber_is_a_parabola_inside_and_a_line_outside():
+    error = jnp.array([-3.0, -2.0, -0.5, 0.0, 1.0, 4.0])
+    # ½e² up to 2; 2(|e| - 1) from there on
+    np.testing.assert_allclose(losses.huber(error, 2.0), [4.0, 2.0, 0.125, 0.0, 0.5, 6.0])
+    slope = jax.grad(lambda x: losses.huber(x, 2.0).sum())(error)
+    np.testing.assert_allclose(slope, [-2.0, -2.0, -0.5, 0.0, 1.0, 2.0])

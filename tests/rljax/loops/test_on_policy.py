@@ -118,24 +118,6 @@ def test_environments_that_do_not_split_over_the_devices_are_refused():
         on_policy.run(agent, env, state, single, 0)
 
 
-def test_returns_are_means_over_the_last_hundred_episodes():
-    window = on_policy._Window(num_episodes=100)
-    episodes = on_policy.Episodes
-    assert window.add(episodes(np.int32(0), np.float32(0), np.int32(0))) == {}
-    window.add(episodes(np.int32(60), np.float32(60.0), np.int32(600)))
-    both = window.add(episodes(np.int32(60), np.float32(180.0), np.int32(60)))
-    # without the first rollout only 60 episodes would be left: both count, (60 + 180) / 120
-    assert both == {
-        "episode/return_mean": 2.0,
-        "episode/length_mean": 5.5,
-        "episode/count": 120,
-    }
-    # now the last two hold 110: the first one leaves, (180 + 50) / 110
-    third = window.add(episodes(np.int32(50), np.float32(50.0), np.int32(50)))
-    assert third["episode/return_mean"] == pytest.approx(230 / 110)
-    assert third["episode/count"] == 170
-
-
 def test_collectors_can_be_chosen():
     steps, _, _ = train(dataclasses.replace(LOOP, collector=rollout.Kind.HOST), "CartPole-v1")
     assert steps[-1] == AGENT.total_steps

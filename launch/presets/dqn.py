@@ -1,0 +1,75 @@
+"""DQN's presets: `python -m launch.train --agent=dqn --env=NAME` starts from the one of that name.
+
+"RL Zoo" is the table of tuned hyper-parameters of rl-baselines3-zoo, whose updates per row of
+experience these keep: theirs collect in one environment, ours in several. A period of the target
+network is counted in updates here, in rows there; and ours are double, theirs are not.
+"""
+
+from agents.dqn import Config
+from launch.presets import Preset
+
+# There the target moves every 10 rows, of which 256 pass between two rounds of 128 updates: it is
+# the network that each round starts from.
+_CARTPOLE = Config(
+    total_steps=50_000,
+    num_envs=8,
+    rollout_length=32,
+    num_updates=128,  # one for 2 rows
+    learning_starts=1_000,
+    replay_capacity=100_000,
+    batch_size=64,
+    learning_rate=2.3e-3,
+    target_period=128,
+    exploration_fraction=0.16,
+    final_epsilon=0.04,
+)
+_ACROBOT = Config(
+    total_steps=100_000,
+    num_envs=4,
+    rollout_length=1,
+    num_updates=4,  # one for each row
+    learning_starts=0,
+    replay_capacity=50_000,
+    batch_size=128,
+    learning_rate=6.3e-4,
+    target_period=250,
+    exploration_fraction=0.12,
+    final_epsilon=0.1,
+)
+_ATARI = Config(
+    total_steps=10_000_000,
+    num_envs=8,
+    rollout_length=4,
+    num_updates=8,  # one for 4 rows
+    learning_starts=100_000,
+    replay_capacity=100_000,
+    batch_size=32,
+    learning_rate=1e-4,
+    target_period=250,  # 1,000 rows
+    exploration_fraction=0.1,
+    final_epsilon=0.01,
+)
+
+
+def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
+    workdir = f"runs/dqn-{env.replace(':', '-')}"
+    return Preset(
+        config=config,
+        command=f"python -m launch.train --agent=dqn --env={env} --workdir={workdir}",
+        source="RL Zoo",
+        hardware="2 CPU cores",
+        wall_clock=wall_clock,
+        score=score,
+    )
+
+
+PRESETS = {
+    "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "not measured", "published: 500.0"),
+    "Acrobot-v1": _preset("Acrobot-v1", _ACROBOT, "not measured", "published: -76.6"),
+    "LunarLander-v3": _preset(
+        "LunarLander-v3", _ACROBOT, "not measured", "not measured; published: 154.4 on v2"
+    ),
+    "Pong-v5": _preset("Pong-v5", _ATARI, "not measured", "not measured; published: 20.6"),
+    "Breakout-v5": _preset("Breakout-v5", _ATARI, "not measured", "not measured; published: 358.3"),
+    "rljax:cartpole": _preset("rljax:cartpole", _CARTPOLE, "not measured", "at most 500"),
+}
