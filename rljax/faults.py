@@ -37,6 +37,7 @@ class Fault(NamedTuple):
     env: Array  # B axis
 
 
+@jax.jit
 def find(rows: Transition) -> Fault:
     """The first row `[T, B]` that must not be learned from; a jitted pass over the rollout.
 

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from rljax import distributed, minibatches, rollout, sharding
+from rljax import distributed, faults, minibatches, rollout, sharding
 from rljax.actors.base import Fleet, Job, Work
 from rljax.actors.ray_actors import Ray, RayFleet, import_ray
 from rljax.actors.threads import Device, ThreadFleet, Threads, chosen_devices
@@ -158,11 +158,13 @@ def _updates(
             rollouts = fleet.gather(update)
             gathered = time.perf_counter()
             trajectory = _join([each.trajectory for each in rollouts], device)
+            fault = faults.find(trajectory.transitions)
             joined = time.perf_counter()
             _, learn_key = on_policy.keys(config.seed, update)
             train, metrics = learn(train, trajectory, learn_key)
             # Once an update: with more in flight, emulated devices may deadlock.
             metrics = sharding.local(jax.block_until_ready(metrics))
+            faults.check(fault, pools.spec.name, update * config.rows, config.inner.num_envs)
             learned = time.perf_counter()
             # A copy, because the next update donates what the actors would act by.
             policies.append(_copy(sharding.local(train.policy)))

@@ -110,7 +110,7 @@ def _updates(
         running, trajectory, episodes = collector.collect(
             sharding.local(train.policy), running, row_keys.starting_at(first_env, collect_key)
         )
-        fault = _fault(trajectory.transitions)
+        fault = faults.find(trajectory.transitions)
         jax.block_until_ready(trajectory)
         collected = time.perf_counter()
         train, metrics = learn(train, trajectory, learn_key)
@@ -122,9 +122,6 @@ def _updates(
         metrics["time/learn_seconds"] = time.perf_counter() - collected
         saved = State(train, sharding.united(running) if collector.resumable else None)
         yield (update + 1) * config.rows, saved, metrics
-
-
-_fault = jax.jit(faults.find)
 
 
 @jax.jit

@@ -78,6 +78,15 @@ def test_a_broken_environment_stops_the_run(what, sentence, agent, tmp_path, mon
     assert checkpoint.Manager(tmp_path / "run" / "checkpoints").steps[-1] == 1024
 
 
+def test_actors_of_a_broken_environment_stop_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "_in_graph", lambda name, options: broken("reward"))
+    code = run(tmp_path / "run", "--actor_threads=2", "--config.num_envs=8")
+    message = capsys.readouterr().err
+    assert code == 2, message
+    assert "gave a reward that is not finite, at step 1,192" in message
+    assert checkpoint.Manager(tmp_path / "run" / "checkpoints").steps[-1] == 1024
+
+
 def test_learning_that_explodes_stops_the_run(tmp_path, capsys):
     code = run(tmp_path / "run", "--config.learning_rate=1e38", "--config.num_envs=8")
     message = capsys.readouterr().err
