@@ -4,6 +4,8 @@
     envpool:Pong-v5          EnvPool or nothing
     gymnasium:CartPole-v1    Gymnasium or nothing
     rljax:cartpole           an in-graph environment of ours (a `JaxEnv`)
+    gymnax:CartPole-v1       in the graph too: a task of Gymnax, Brax (brax:ant), MuJoCo Playground
+                             (playground:CartpoleBalance) or NAVIX (navix:Navix-Empty-5x5-v0)
 
 Datasets and prompts join here as sources of their own.
 """
@@ -16,7 +18,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rljax.envs import IN_GRAPH, host_envpool, host_gymnasium, wrappers
+from rljax import config as configs
+from rljax.envs import ADAPTERS, IN_GRAPH, host_envpool, host_gymnasium, wrappers
 from rljax.envs.base import HostEnv, JaxEnv
 from rljax.types import EnvSpec
 
@@ -45,6 +48,9 @@ def open(source: EnvSource) -> HostEnv | JaxEnv:
     options = dict(source.options)
     if prefix == "rljax":
         return wrappers.autoreset(_in_graph(name, options))
+    if prefix in ADAPTERS:
+        adapted = importlib.import_module(ADAPTERS[prefix]).make(name, options)
+        return wrappers.autoreset(adapted)
     host = {"envpool": host_envpool, "gymnasium": host_gymnasium}[prefix]
     env = host.make(
         name, source.num_envs, source.seed, num_threads=source.num_threads, options=options
@@ -109,6 +115,11 @@ def describe_pools(source: EnvSource, count: int) -> Pools:
     return Pools(env.spec, split(source, count), (env,))
 
 
+def is_in_graph(name: str) -> bool:
+    """Whether a name is of an environment that consists of JAX functions, a `JaxEnv`."""
+    return name.partition(":")[0] in ("rljax", *ADAPTERS)
+
+
 def resolve(name: str) -> tuple[str, str]:
     """The prefix and the name behind it, for a name with or without one.
 
@@ -117,10 +128,10 @@ def resolve(name: str) -> tuple[str, str]:
     """
     prefix, colon, rest = name.partition(":")
     if colon:
-        if prefix not in ("envpool", "gymnasium", "rljax"):
-            raise ValueError(
-                f"{name!r} names no source {prefix!r}; there are envpool:, gymnasium: and rljax:."
-            )
+        known = ("envpool", "gymnasium", "rljax", *ADAPTERS)
+        if prefix not in known:
+            told = ", ".join(f"{source}:" for source in known)
+            raise ValueError(f"{name!r} names no source {prefix!r}; there are {told}.")
         return prefix, rest
     if name in host_envpool.names():
         return "envpool", name
@@ -146,4 +157,9 @@ def _in_graph(name: str, options: Mapping[str, Any]) -> JaxEnv:
         if option not in known:
             told = ", ".join(known) or "none"
             raise ValueError(f"rljax:{name} has no option {option!r}; its options: {told}.")
+    fields = [(known[option].name, known[option].annotation) for option in options]
+    try:
+        configs.from_json(dataclasses.make_dataclass("Options", fields), options)
+    except ValueError as error:  # a value of the wrong type
+        raise ValueError(f"rljax:{name}: {error}") from error
     return make(**options)

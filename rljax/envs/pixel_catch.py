@@ -20,10 +20,10 @@ def make(scale: int = 8, stack: int = 1) -> JaxEnv:
     """One game; `scale` is pixels a side of a cell, `stack` how many of the last frames are shown.
 
     Raises:
-        ValueError: `scale` or `stack` is not a positive whole number.
+        ValueError: `scale` or `stack` is not positive.
     """
-    if not isinstance(scale, int) or scale < 1:
-        raise ValueError(f"rljax:pixel_catch: scale must be a whole number from 1, not {scale!r}.")
+    if scale < 1:
+        raise ValueError(f"rljax:pixel_catch: scale must be at least 1, not {scale}.")
     board = catch.make()
     shape = (catch.ROWS * scale, catch.COLUMNS * scale, 1)
 

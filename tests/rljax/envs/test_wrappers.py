@@ -102,3 +102,55 @@ def test_autoreset_restarts_environments_one_by_one_under_vmap():
         [False, False],
         [True, False],
     ]
+
+
+def flashes(end: int = 99) -> JaxEnv:
+    """Shows frames `[2, 2, 2]`: number of the step in the first channel, 100 more in the second."""
+
+    def shown(steps):
+        values = jnp.stack([steps, steps + 100]).astype(jnp.uint8)
+        return Observation(jnp.broadcast_to(values, (2, 2, 2)))
+
+    def reset(key):
+        start = jax.random.randint(key, (), 1, 50)
+        return start, shown(start)
+
+    def step(state, action, key):
+        del action, key
+        return state + 1, TimeStep(
+            shown(state + 1), jnp.float32(1), (state + 1) % end == 0, jnp.bool_(False)
+        )
+
+    return JaxEnv(EnvSpec("flashes", (2, 2, 2), "uint8", Discrete(2)), reset, step)
+
+
+def test_a_stack_shows_the_last_frames_with_their_channels_side_by_side(key):
+    env = wrappers.frame_stack(flashes(), 3)
+    assert env.spec.observation_shape == (2, 2, 6)
+    _, first = env.reset(key)
+    start = int(first.features[0, 0, 0])
+    assert first.features.shape == (2, 2, 6)
+    assert first.features[1, 0].tolist() == [start, start + 100] * 3
+    shown = np.asarray(run(env, 4, key).observation.features)[:, 1, 1]
+    assert shown.dtype == np.uint8
+    assert (shown[:, ::2] - start).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    np.testing.assert_array_equal(shown[:, 1::2], shown[:, ::2] + 100)
+
+
+def test_a_new_episode_shows_nothing_of_the_last_one(key):
+    env = wrappers.autoreset(wrappers.time_limit(wrappers.frame_stack(flashes(), 2), 2))
+    steps = run(env, 4, key)
+    assert steps.truncated.tolist() == [False, True, False, False]
+    shown = np.asarray(steps.observation.features)[:, 0, 0, ::2].astype(int)
+    assert (shown[:, 1] - shown[:, 0]).tolist() == [1, 1, 0, 1]  # row 2 is a first frame, twice
+    assert shown[2, 0] not in shown[:2]
+
+
+def test_a_stack_of_one_changes_nothing(key):
+    one, none = (run(env, 3, key) for env in (wrappers.frame_stack(flashes(), 1), flashes()))
+    np.testing.assert_array_equal(one.observation.features, none.observation.features)
+
+
+def test_vectors_are_not_stacked():
+    with pytest.raises(ValueError, match="counter shows no frames to stack"):
+        wrappers.frame_stack(counter(3), 2)
