@@ -4,7 +4,7 @@ import pytest
 from gymnasium import spaces as gym_spaces
 
 from rljax.envs import spaces
-from rljax.types import Box, Discrete, MultiDiscrete
+from rljax.types import Box, Discrete, MultiDiscrete, Part
 
 FLATTENED = [
     gym_spaces.Box(-1, 1, (3,), np.float64),
@@ -135,3 +135,90 @@ def test_bounds_that_envpool_leaves_open_are_endless():
 def test_unfit_actions_are_refused(space, mask_shape, sentence):
     with pytest.raises(ValueError, match=sentence):
         spaces.action_layout(space, np.dtype(np.float32), mask_shape)
+
+
+def frame(*shape: int) -> gym_spaces.Box:
+    return gym_spaces.Box(0, 255, shape, np.uint8)
+
+
+WITH_FRAMES = gym_spaces.Dict(
+    {
+        "action_mask": gym_spaces.MultiBinary(3),
+        "board": frame(7, 5, 3),
+        "camera": gym_spaces.Dict({"left eye": frame(2, 40, 48)}),
+        "goal": gym_spaces.Discrete(2),
+        "mission": gym_spaces.Box(0, 255, (2,), np.uint8),
+        "speed": gym_spaces.Box(-1, 1, (1,), np.float64),
+    }
+)
+
+
+@pytest.mark.parametrize(("xp", "wrap"), [(np, np.asarray), (jnp, jnp.asarray)])
+def test_frames_in_a_dict_are_parts_by_name_and_the_rest_is_one_vector(xp, wrap):
+    layout = spaces.observation_layout(WITH_FRAMES)
+    assert (layout.shape, layout.dtype, layout.mask_shape) == ((), "", (3,))
+    assert layout.named_parts == (
+        Part("board", (7, 5, 3), "uint8"),
+        Part("camera_left_eye", (40, 48, 2), "uint8"),  # channels came first
+        Part("vector", (5,), "float32"),
+    )
+    WITH_FRAMES.seed(0)
+    batch = _stack([WITH_FRAMES.sample() for _ in range(2)], wrap)
+    batch |= {
+        "goal": wrap([0, 1]),
+        "mission": wrap(np.array([[0, 51], [255, 0]], np.uint8)),
+        "speed": wrap([[0.5], [-0.5]]),
+    }
+    features = layout.features(batch, xp)
+    assert {part.name for part in layout.named_parts} == set(features)
+    for name, shape, dtype in layout.named_parts:
+        assert features[name].shape == (2, *shape)
+        assert features[name].dtype == dtype
+    np.testing.assert_array_equal(features["board"], batch["board"])
+    left = np.asarray(batch["camera"]["left eye"])
+    np.testing.assert_array_equal(features["camera_left_eye"], left.transpose(0, 2, 3, 1))
+    expected = [[1, 0, 0, 0.2, 0.5], [0, 1, 1, 0, -0.5]]  # goal; bytes over 255; speed
+    np.testing.assert_allclose(features["vector"], expected, rtol=1e-6)
+
+
+def test_a_dict_of_one_frame_has_no_vector():
+    layout = spaces.observation_layout(gym_spaces.Dict({"image": frame(7, 7, 3)}))
+    assert layout.named_parts == (Part("image", (7, 7, 3), "uint8"),)
+    assert layout.features({"image": np.ones((1, 7, 7, 3), np.uint8)}, np).keys() == {"image"}
+
+
+def test_frames_of_a_tuple_are_numbered():
+    layout = spaces.observation_layout(gym_spaces.Tuple((frame(7, 7, 1), gym_spaces.Discrete(2))))
+    assert [part.name for part in layout.named_parts] == ["part_0", "vector"]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym_spaces.Dict({"a b": frame(7, 7, 1), "a_b": frame(7, 7, 1)}),
+        gym_spaces.Dict({"vector": frame(7, 7, 1), "speed": gym_spaces.Discrete(2)}),
+    ],
+    ids=["two frames", "a frame called vector"],
+)
+def test_two_parts_of_one_name_are_refused(space):
+    with pytest.raises(ValueError, match="two parts of its observations have one name"):
+        spaces.observation_layout(space)
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        ((4, 84, 84), (84, 84, 4)),  # a stack of EnvPool's
+        ((84, 84, 3), (84, 84, 3)),
+        ((210, 160, 3), (210, 160, 3)),
+        ((7, 9, 9), (7, 9, 9)),  # a board of few cells, not seven channels
+        ((31, 32, 32), (32, 32, 31)),
+        ((32, 32, 32), (32, 32, 32)),
+    ],
+)
+def test_channels_come_last(shape, seen):
+    layout = spaces.observation_layout(frame(*shape))
+    assert layout.shape == seen
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    expected = pixels if shape == seen else np.moveaxis(pixels, 1, -1)
+    np.testing.assert_array_equal(layout.features(pixels, np), expected)
