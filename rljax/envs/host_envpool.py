@@ -21,10 +21,20 @@ from jax import Array
 from rljax.envs.base import TimeStep, XlaEnv
 from rljax.types import EnvSpec, Observation
 
-# What `make` sets itself, or what would change the meaning of a batch.
+# What `make` sets itself, or what would change the meaning of a batch or of the task's name.
 RESERVED = frozenset(
-    "num_envs batch_size num_threads seed env_seed max_num_players gym_reset_return_info".split()
+    "num_envs batch_size num_threads seed env_seed max_num_players gym_reset_return_info "
+    "task base_path".split()
 )
+# Least values of whole numbers; below these EnvPool ends the process, or frames pass for boards.
+LEAST = {
+    "max_episode_steps": 1,
+    "stack_num": 1,
+    "frame_skip": 1,
+    "noop_max": 1,
+    "img_height": 32,
+    "img_width": 32,
+}
 # Where a task keeps its mask of allowed actions, if outside of its observation.
 INFO_MASKS = ("action_mask", "legal_action_mask")
 
@@ -83,6 +93,8 @@ def make(
             )
         except TypeError as error:  # C++ refuses a type, with a page of signatures
             raise ValueError(f"{name} takes no {options}: a value has the wrong type.") from error
+        except RuntimeError as error:
+            raise ValueError(f"{name} with {options}: {error}.") from error
         return EnvPoolEnv(name, pool)
 
 
@@ -91,9 +103,10 @@ def _check_options(name: str, options: dict[str, Any], fields: tuple[str, ...]) 
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known)}.")
-    limit = options.get("max_episode_steps", 1)
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"max_episode_steps must be a whole number from 1, not {limit!r}.")
+    for option, least in LEAST.items():
+        value = options.get(option, least)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{option} must be a whole number from {least}, not {value!r}.")
 
 
 class EnvPoolEnv:
