@@ -3,6 +3,8 @@
 The observation of row t of environment b is 100 b + t, so that a sample says where it is from.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +17,9 @@ def make(reward, discount, valid) -> Transition:
     """Rows `[T, B]`, given as nested lists; the action is the observation again."""
     reward, discount = (np.asarray(x, np.float32) for x in (reward, discount))
     time, env = np.indices(reward.shape)
-    name = (100 * env + time).astype(np.float32)
-    return Transition(
-        Observation(name[..., None]), name, reward, discount, np.asarray(valid, bool), {}
-    )
+    name = np.asarray(100 * env + time, np.float32)
+    rows: Any = (Observation(name[:, :, None]), name, reward, discount, np.asarray(valid, bool))
+    return Transition(*rows, extras={})
 
 
 def episodes(time: int, num_envs: int, seed: int = 0) -> Transition:
@@ -61,8 +62,8 @@ def expected(
     """Reward, discount and next observation of a sample of that row, one step after another."""
     total, discount, step = 0.0, 1.0, 0
     while step < num_steps and rows.valid[time + step, env]:
-        total += gamma**step * rows.reward[time + step, env]
-        discount *= gamma * rows.discount[time + step, env]
+        total += gamma**step * float(rows.reward[time + step, env])
+        discount *= gamma * float(rows.discount[time + step, env])
         step += 1
     return total, discount, 100.0 * env + time + step
 

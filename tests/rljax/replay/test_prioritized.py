@@ -17,18 +17,18 @@ def make(batch_size=64, num_steps=1, capacity=24, num_envs=3, **exponents):
     return prioritized.make(capacity, num_envs, batch_size, 0.9, num_steps, **exponents)
 
 
-@pytest.mark.parametrize("num_steps", [1, 3])
-@pytest.mark.parametrize("at_a_time", [1, 2, 5])
-@pytest.mark.parametrize("newest", [5, 10, 40])
-def test_new_rows_are_alike_once_their_successors_are_there(num_steps, at_a_time, newest):
+@pytest.mark.parametrize(("at_a_time", "num_steps"), [(1, 1), (2, 3), (5, 3)])
+def test_new_rows_are_alike_once_their_successors_are_there(at_a_time, num_steps):
     rows = made.episodes(40, 3)
     buffer = make(num_steps=num_steps)
-    state = made.fill(buffer, made.part(rows, 0, newest), at_a_time)
-    allowed = made.drawable(rows, newest, 8, num_steps)
-    powers = np.zeros(24)
-    for time, env in allowed:
-        powers[(time % 8) * 3 + env] = 1.0
-    np.testing.assert_array_equal(state.powers[0][:24], powers)
+    add, state = jax.jit(buffer.add), buffer.init(made.row_of(rows))
+    for newest in range(at_a_time, 41, at_a_time):
+        state = add(state, made.part(rows, newest - at_a_time, newest))
+        allowed = made.drawable(rows, newest, 8, num_steps)
+        powers = np.zeros(24)
+        for time, env in allowed:
+            powers[(time % 8) * 3 + env] = 1.0
+        np.testing.assert_array_equal(state.powers[0][:24], powers)
     sample = made.draw(buffer, state)
     assert made.check(sample, rows, num_steps, 0.9) == allowed
     np.testing.assert_array_equal(sample.weight, np.ones(20 * 64))  # all alike

@@ -119,7 +119,7 @@ def test_every_kind_of_leaf_is_kept():
     frames = {"frame": np.full((1, 2, 3, 3, 1), 200, np.uint8)}
     mask = np.array([[[True, False], [False, True]]])
     observation = rows.observation._replace(features=frames, mask=mask)
-    rows = rows._replace(observation=observation, action=np.int32([[1, 0]]))
+    rows = rows._replace(observation=observation, action=jnp.array([[1, 0]]))
     state = ring.add(ring.init(made.row_of(rows), 2), rows)
     sample = take(state, [1], 1)
     assert sample.action.dtype == jnp.int32
