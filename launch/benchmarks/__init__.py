@@ -13,6 +13,7 @@ import pathlib
 BENCHMARKS = {  # name on the command line -> module
     "accelerator": "launch.benchmarks.accelerator",
     "ppo": "launch.benchmarks.ppo",
+    "scaling": "launch.benchmarks.scaling",
     "scores": "launch.benchmarks.scores",
     "suite": "launch.benchmarks.suite",
 }
