@@ -2,7 +2,7 @@
 
     python -m launch.benchmark scaling --output=runs/benchmarks/scaling.json
 
-The work is the same in every row: one PPO update from 4,096 rows by the preset of HalfCheetah-v4 (10
+The work is the same in every row: one PPO update from 4,096 rows by HalfCheetah-v4's preset (10
 epochs of 32 minibatches), on 1, 2, 4 and 8 emulated devices of one process, and on 1, 2 and 4
 processes of one device each, which meet over gloo. On a machine of few cores more devices cannot
 be faster; what shows is what they lose: `scaling/update` falls with the time spent in collectives
