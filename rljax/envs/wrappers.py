@@ -72,6 +72,8 @@ def frame_stack(env: JaxEnv, count: int) -> JaxEnv:
         raise ValueError(f"{spec.name}: stack must be at least 1, not {count}.")
     if spec.observation_dtype != "uint8" or len(spec.observation_shape) != 3:
         raise ValueError(f"{spec.name} shows no frames to stack.")
+    if count == 1:
+        return env  # whose state holds no empty array: checkpoints store none
     channels = spec.observation_shape[-1]
     stacked = (*spec.observation_shape[:-1], count * channels)
 

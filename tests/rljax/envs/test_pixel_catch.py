@@ -35,7 +35,7 @@ def test_a_cell_is_a_square_of_pixels(key):
     state, observation = pixel_catch.make(scale=3).reset(key)
     frame = np.asarray(observation.features)[..., 0]
     assert frame.shape == (30, 15)
-    ball, middle = int(state.env.ball_column), 2
+    ball, middle = int(state.ball_column), 2
     expected = np.zeros((30, 15))
     expected[0:3, 3 * ball : 3 * ball + 3] = 255
     expected[27:30, 3 * middle : 3 * middle + 3] = 255  # where the paddle starts

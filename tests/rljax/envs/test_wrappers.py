@@ -147,6 +147,8 @@ def test_a_new_episode_shows_nothing_of_the_last_one(key):
 
 
 def test_a_stack_of_one_changes_nothing(key):
+    state, _ = wrappers.frame_stack(flashes(), 1).reset(key)
+    assert all(np.size(leaf) for leaf in jax.tree.leaves(state))  # checkpoints store nothing empty
     one, none = (run(env, 3, key) for env in (wrappers.frame_stack(flashes(), 1), flashes()))
     np.testing.assert_array_equal(one.observation.features, none.observation.features)
 
