@@ -3,7 +3,9 @@
 "RL Zoo" is the table of tuned hyper-parameters of rl-baselines3-zoo; "tianshou" the one set that
 its MuJoCo benchmark uses for every task, there over 3M steps; its scores here are those at 1M. Our
 value loss is value_cost · ½ · MSE; theirs have no ½, so a coefficient of 0.5 there is
-value_cost=1 here, and 0.25 is 0.5.
+value_cost=1 here, and 0.25 is 0.5. "CleanRL" is its PPO for Atari in EnvPool and JAX, whose value
+loss has the ½. Scores of Atari games are of whole games in true points, though the agent learns
+from lives and signs of rewards.
 """
 
 from agents.ppo import Config, RewardScale
@@ -72,8 +74,59 @@ _MUJOCO = Config(
     policy_head_scale=0.01,
 )
 
+_ATARI = Config(
+    total_steps=10_000_000,
+    num_envs=8,
+    rollout_length=128,
+    num_epochs=4,
+    num_minibatches=4,  # of 256
+    learning_rate=2.5e-4,
+    clip_ratio=0.1,
+    entropy_cost=0.01,
+)
+_ATARI_OPTIONS = (
+    ("episodic_life", True),
+    ("repeat_action_probability", 0.0),
+    ("reward_clip", True),
+)
+_BOARD = Config(
+    total_steps=50_000,
+    num_envs=16,
+    rollout_length=64,
+    num_epochs=4,
+    num_minibatches=4,  # of 256
+    learning_rate=1e-3,
+    entropy_cost=0.01,
+)
+_PIXEL_CATCH = Config(
+    total_steps=40_960,
+    num_envs=32,
+    rollout_length=32,
+    num_epochs=4,
+    num_minibatches=4,  # of 256
+    learning_rate=1e-3,
+    entropy_cost=0.01,
+)
+_MASKED = Config(
+    total_steps=1_000_000,
+    num_envs=64,
+    rollout_length=64,
+    num_epochs=4,
+    num_minibatches=8,  # of 512
+    learning_rate=1e-3,
+    entropy_cost=0.01,
+    hidden_sizes=(128, 128),
+)
 
-def _preset(env: str, config: Config, source: str, wall_clock: str, score: str) -> Preset:
+
+def _preset(
+    env: str,
+    config: Config,
+    source: str,
+    wall_clock: str,
+    score: str,
+    options: tuple[tuple[str, object], ...] = (),
+) -> Preset:
     workdir = f"runs/{env.replace(':', '-')}"
     return Preset(
         config=config,
@@ -82,6 +135,7 @@ def _preset(env: str, config: Config, source: str, wall_clock: str, score: str) 
         hardware="2 CPU cores",
         wall_clock=wall_clock,
         score=score,
+        env_options=options,
     )
 
 
@@ -156,5 +210,29 @@ PRESETS = {
     ),
     "rljax:pendulum": _preset(
         "rljax:pendulum", _PENDULUM, "as Pendulum-v1", "5 s", "-168.0, 1 seed"
+    ),
+    "Pong-v5": _preset(
+        "Pong-v5",
+        _ATARI,
+        "CleanRL",
+        "not measured",
+        "not measured; published: 20.82, sampled (CleanRL)",
+        _ATARI_OPTIONS,
+    ),
+    "Breakout-v5": _preset(
+        "Breakout-v5",
+        _ATARI,
+        "CleanRL",
+        "not measured",
+        "not measured; published: 420.9, sampled (CleanRL)",
+        _ATARI_OPTIONS,
+    ),
+    "MiniGrid-Empty-5x5-v0": _preset(
+        "MiniGrid-Empty-5x5-v0", _BOARD, "our own", "not measured", "not measured; at most 0.955"
+    ),
+    "Snake-v1": _preset("Snake-v1", _MASKED, "our own", "not measured", "not measured"),
+    "Connector-v2": _preset("Connector-v2", _MASKED, "our own", "not measured", "not measured"),
+    "rljax:pixel_catch": _preset(
+        "rljax:pixel_catch", _PIXEL_CATCH, "our own", "not measured", "not measured; at most 1"
     ),
 }
