@@ -7,8 +7,10 @@ TensorFlow here. Axes: B batch, n actions or categories, A components of a box.
     serving_default   observation [B, ...], action_mask [B, n] if any     the most likely one
     sample            the same, and seed int32 [B]                        drawn
 
-A row's draw depends on that row and its seed alone, not on the rest of its batch. Outputs are
-`action` and every extra of `Agent.act`, each `[B, ...]`.
+Where an observation has named parts, each is an input by its own name in place of `observation`;
+frames are uint8, as the environment shows them. A row's draw depends on that row and its seed
+alone, not on the rest of its batch. Outputs are `action` and every extra of `Agent.act`, each
+`[B, ...]`.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from jax import Array
 
 from rljax.agent import Agent
 from rljax.config import UsageError
-from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation
+from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 
 EXTRA = pathlib.Path("assets.extra", "rljax")  # within a version directory: what is ours
 WARMUP = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
@@ -136,8 +138,9 @@ def policy_function(agent: Agent, signature: Signature) -> PolicyFunction:
     """
     action_spec = agent.spec.action
 
-    def act(policy: Any, observation: Observation, key: Array, *, greedy: bool) -> dict[str, Array]:
-        batch = observation.features.shape[0]
+    def act(policy: Any, inputs: dict[str, Array], key: Array, *, greedy: bool) -> dict[str, Array]:
+        observation = _observation(agent.spec, inputs)
+        batch = inputs[agent.spec.parts[0].name].shape[0]
         _, action, extras = agent.act(policy, agent.initial_carry(batch), observation, key, greedy)
         if isinstance(action_spec, Box):
             low, high = jnp.asarray(action_spec.low), jnp.asarray(action_spec.high)
@@ -145,16 +148,14 @@ def policy_function(agent: Agent, signature: Signature) -> PolicyFunction:
         return {"action": action.astype(action_spec.dtype), **extras}
 
     def act_greedily(policy: Any, inputs: dict[str, Array]) -> dict[str, Array]:
-        observation = Observation(inputs["observation"], inputs.get("action_mask"))
-        return act(policy, observation, jax.random.key(0), greedy=True)  # the key goes unused
+        return act(policy, inputs, jax.random.key(0), greedy=True)  # the key goes unused
 
     def draw(policy: Any, inputs: dict[str, Array]) -> dict[str, Array]:
         def draw_row(row: dict[str, Array]) -> dict[str, Array]:
             row_of_one = jax.tree.map(lambda x: x[None], row)
-            observation = Observation(row_of_one["observation"], row_of_one.get("action_mask"))
             # Named, because a vmapped "rbg" generator would make rows depend on each other.
             key = jax.random.key(row["seed"], impl="threefry2x32")
-            outputs = act(policy, observation, key, greedy=False)
+            outputs = act(policy, row_of_one, key, greedy=False)
             return jax.tree.map(lambda x: x[0], outputs)
 
         return jax.vmap(draw_row)(inputs)
@@ -166,15 +167,34 @@ def input_specs(spec: EnvSpec, signature: Signature) -> dict[str, TensorSpec]:
     """Names, types and shapes of a signature's inputs, sorted by name.
 
     Raises:
-        UsageError: the spec asks for a mask over a box.
+        UsageError: the spec asks for a mask over a box, or has a part named as another input is.
     """
-    specs = {}
+    specs = {name: TensorSpec(dtype, (-1, *shape)) for name, shape, dtype in spec.parts}
+    for name in ("action_mask", "seed"):
+        if name in specs:
+            raise UsageError(f"{spec.name} has a part {name!r}, which is an input of its own")
     if spec.has_mask:
         specs["action_mask"] = TensorSpec("bool", (-1, sum(_choices(spec))))
-    specs["observation"] = TensorSpec(spec.observation_dtype, (-1, *spec.observation_shape))
     if signature is Signature.SAMPLE:
         specs["seed"] = TensorSpec("int32", (-1,))
-    return specs
+    return dict(sorted(specs.items()))
+
+
+def _observation(spec: EnvSpec, inputs: dict[str, Array]) -> Observation:
+    features = {part.name: inputs[part.name] for part in spec.parts}
+    whole = features if spec.named_parts else features["observation"]
+    return Observation(whole, inputs.get("action_mask"))
+
+
+def _parts(spec: EnvSpec, observations: Observation) -> dict[str, np.ndarray]:
+    """The arrays of observations, by part."""
+    features = observations.features
+    if not spec.named_parts:
+        features = {"observation": features}
+    names = [part.name for part in spec.parts]
+    if not isinstance(features, dict) or set(features) != set(names):
+        raise UsageError(f"golden observations should be dicts of {', '.join(names)}")
+    return {name: np.asarray(features[name]) for name in names}
 
 
 def _host_leaf(path: Any, leaf: Any) -> np.ndarray:
@@ -189,33 +209,44 @@ def _host_leaf(path: Any, leaf: Any) -> np.ndarray:
 
 def _random_observations(spec: EnvSpec, count: int) -> Observation:
     rng = np.random.default_rng(0)
-    shape = (count, *spec.observation_shape)
-    dtype = np.dtype(spec.observation_dtype)
-    if np.issubdtype(dtype, np.floating):
-        return Observation(rng.standard_normal(shape).astype(dtype))
-    top = 2 if dtype == np.bool_ else min(255, np.iinfo(dtype).max) + 1
-    return Observation(rng.integers(0, top, shape).astype(dtype))
+
+    def draw(part: Part) -> np.ndarray:
+        shape, dtype = (count, *part.shape), np.dtype(part.dtype)
+        if np.issubdtype(dtype, np.floating):
+            return rng.standard_normal(shape).astype(dtype)
+        top = 2 if dtype == np.bool_ else min(255, np.iinfo(dtype).max) + 1
+        return rng.integers(0, top, shape).astype(dtype)
+
+    drawn = {part.name: draw(part) for part in spec.parts}
+    return Observation(drawn if spec.named_parts else drawn["observation"])
 
 
 def _with_extremes(spec: EnvSpec, observations: Observation) -> Observation:
-    features = np.asarray(observations.features)
-    expected = TensorSpec(spec.observation_dtype, spec.observation_shape)
-    if (features.dtype, features.shape[1:]) != (np.dtype(expected.dtype), expected.shape):
-        raise UsageError(
-            f"golden observations are {features.dtype} {list(features.shape)}; {spec.name} has "
-            f"{expected.dtype} [N, {', '.join(map(str, expected.shape))}]"
-        )
-    kinds = [0.0, LARGE, -LARGE]
-    if not np.issubdtype(features.dtype, np.floating):
-        kinds = [0, 1 if features.dtype == np.bool_ else np.iinfo(features.dtype).max]
-    extremes = np.stack([np.full(spec.observation_shape, x, features.dtype) for x in kinds])
-    features = np.concatenate([features, extremes])
+    given, extremes = _parts(spec, observations), [_extremes(part.dtype) for part in spec.parts]
+    count = max(map(len, extremes))
+    features = {}
+    for (name, shape, dtype), kinds in zip(spec.parts, extremes, strict=True):
+        rows = given[name]
+        if (rows.dtype, rows.shape[1:]) != (np.dtype(dtype), shape):
+            raise UsageError(
+                f"golden observations are {rows.dtype} {list(rows.shape)}; {spec.name} has "
+                f"{dtype} [N, {', '.join(map(str, shape))}]"
+            )
+        extreme = [np.full(shape, kinds[i % len(kinds)], dtype) for i in range(count)]
+        features[name] = np.concatenate([rows, np.stack(extreme)])
+    whole = features if spec.named_parts else features["observation"]
     if not spec.has_mask:
-        return Observation(features)
-    masks = _random_masks(spec, len(features))
+        return Observation(whole)
+    masks = _random_masks(spec, len(features[spec.parts[0].name]))
     if observations.mask is not None:
         masks[: len(observations.mask)] = observations.mask
-    return Observation(features, masks)
+    return Observation(whole, masks)
+
+
+def _extremes(dtype: str) -> list[float]:
+    if np.issubdtype(np.dtype(dtype), np.floating):
+        return [0.0, LARGE, -LARGE]
+    return [0, 1 if dtype == "bool" else np.iinfo(dtype).max]
 
 
 def _choices(spec: EnvSpec) -> tuple[int, ...]:
@@ -242,11 +273,10 @@ def _random_masks(spec: EnvSpec, count: int) -> np.ndarray:
 def _golden_inputs(
     spec: EnvSpec, signature: Signature, observations: Observation
 ) -> dict[str, np.ndarray]:
-    count = len(observations.features)
+    available = _parts(spec, observations)
+    count = len(available[spec.parts[0].name])
     seeds = np.random.default_rng(2).integers(0, np.iinfo(np.int32).max, count, endpoint=True)
-    available = {
-        "action_mask": observations.mask,
-        "observation": observations.features,
-        "seed": seeds.astype(np.int32),
-    }
-    return {name: np.asarray(available[name]) for name in input_specs(spec, signature)}
+    available |= {"seed": seeds.astype(np.int32)}
+    if observations.mask is not None:
+        available["action_mask"] = np.asarray(observations.mask)
+    return {name: available[name] for name in input_specs(spec, signature)}
