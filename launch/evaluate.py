@@ -27,6 +27,13 @@ absl_flags.DEFINE_integer("episodes", 100, "Episodes per mode.", 1, flag_values=
 absl_flags.DEFINE_string(
     "step", "latest", "A checkpoint's step, or latest, or best.", flag_values=FLAGS
 )
+absl_flags.DEFINE_integer(
+    "run",
+    None,
+    "Which of several runs that were trained in one program, from 0; default: 0.",
+    0,
+    flag_values=FLAGS,
+)
 absl_flags.DEFINE_integer("seed", 0, "Of the environments and the actions.", 0, flag_values=FLAGS)
 absl_flags.DEFINE_bool("video", True, "Keep a greedy episode as a GIF.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("video_steps", 1000, "Longest video, in steps.", 1, flag_values=FLAGS)
@@ -49,8 +56,10 @@ def main(argv: list[str]) -> int:
     table = Table("run", "step", "mode", "return", "± std", "min", "max", "length", box=None)
     means: dict[str, list[float]] = {"greedy": [], "sampled": []}
     for workdir in map(pathlib.Path, FLAGS.workdir):
-        run = trained.load(workdir, FLAGS.step)
+        run = trained.load(workdir, FLAGS.step, FLAGS.run)
         numbers: dict[str, object] = {"eval/step": run.step, "eval/seed": FLAGS.seed}
+        if FLAGS.run is not None:
+            numbers["eval/run"] = FLAGS.run
         for mode, prefix in (("greedy", "eval"), ("sampled", "eval_sampled")):
             summary = _play(run, greedy=mode == "greedy").summary()
             numbers |= {f"{prefix}/{name}": number for name, number in summary.items()}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     AgentConfig = Any  # `Config` of the agent's module
 
+Vary = tuple[tuple[str, tuple[float, ...]], ...]  # hyper-parameters by name, and their values
+
 CONFIG_FILE = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "envpool", "gymnasium")
 
@@ -87,9 +89,11 @@ class Experiment:
     checkpoint_every: int  # rows; 0: only at the end
     eval_every: int  # rows; 0: only at the end
     eval_episodes: int  # 0: no evaluation
-    log_every: int  # updates
+    log_every: int | None  # updates; None: as `launch.graph.log_rows` has it
     logging: Logging
     actors: Actors = Actors()
+    num_seeds: int = 1  # runs in one program: `seed`, `seed` + 1, ...
+    vary: Vary = ()  # every combination of the values runs with every seed
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -178,6 +182,9 @@ def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
         "config": stored["config"],
         # How many actors there are, and where, changes nothing: `rljax.actors.base`.
         **({"staleness": staleness} if staleness else {}),
+        # Absent, as in older files, is the same as one run.
+        **({"num_seeds": stored["num_seeds"]} if stored.get("num_seeds", 1) > 1 else {}),
+        **({"vary": dict(stored["vary"])} if stored.get("vary") else {}),
     }
 
 

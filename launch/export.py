@@ -37,6 +37,13 @@ absl_flags.DEFINE_integer(
 absl_flags.DEFINE_string(
     "step", "latest", "A checkpoint's step, or latest, or best.", flag_values=FLAGS
 )
+absl_flags.DEFINE_integer(
+    "run",
+    None,
+    "Which of several runs that were trained in one program, from 0; default: 0.",
+    0,
+    flag_values=FLAGS,
+)
 absl_flags.DEFINE_enum_class(
     "format",
     Format.JAX2TF,
@@ -65,7 +72,7 @@ def main(argv: list[str]) -> int:
     from serving import bundle
 
     workdir = pathlib.Path(FLAGS.workdir)
-    run = trained.load(workdir, FLAGS.step)
+    run = trained.load(workdir, FLAGS.step, FLAGS.run)
     with _native_stderr_closed():
         from serving import export
     provenance = bundle.Provenance(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from launch import actors, command_line, presets
+from launch import actors, command_line, graph, presets
 from launch.command_line import parse_script, run, usage_errors
 from launch.experiment import Collector, Experiment, Parallel
 from rljax import config as configs
@@ -66,6 +66,13 @@ _define("env", str, None, "CartPole-v1, envpool:Pong-v5, gymnasium:Ant-v5, rljax
 _define("env_options", str, None, 'As JSON: {"max_episode_steps": 200}; default: of the preset.')
 _define("preset", str, None, "Tuned config to start from; default: that of --env; none: no preset.")
 _define("seed", int, 0, "Of parameters, environments and actions.", 0)
+_define("num_seeds", int, 1, "Runs side by side in one program, with seeds from --seed on.", 1)
+_define(
+    "vary",
+    str,
+    "",
+    "Runs with every combination: 'learning_rate:1e-3,3e-4;entropy_cost:0,0.01'.",
+)
 _define("workdir", str, None, "Where everything lands, and from where the same command resumes.")
 _define("parallel", Parallel, Parallel.SHARD_MAP, "How an update is spread over devices.")
 _define("num_devices", int, 0, "Devices that learn; 0: all of this process.", 0)
@@ -74,7 +81,13 @@ _define("num_threads", int, 0, "EnvPool's threads; 0: one per core.", 0)
 _define("checkpoint_every", int | None, None, "Rows; 0: at the end only; default: a tenth.", 0)
 _define("eval_every", int | None, None, "Rows; 0: at the end only; default: a tenth.", 0)
 _define("eval_episodes", int, 10, "Episodes per evaluation; 0: none.", 0)
-_define("log_every", int, 1, "Updates between two lines of metrics.", 1)
+_define(
+    "log_every",
+    int | None,
+    None,
+    "Updates between two lines of metrics; default: 1; in the graph a hundredth of the run.",
+    1,
+)
 _define("writers", tuple[Sink, ...], (Sink.JSONL,), "Where metrics go, besides metrics.jsonl.")
 _define("wandb_project", str, "rljax", "The project in Weights & Biases, with --writers=wandb.")
 absl_flags.DEFINE_bool(
@@ -137,6 +150,7 @@ def experiment(argv: list[str]) -> Experiment:
     config = _frozen(preset_config, values["config"].value)
     with usage_errors():
         registry.agent_module(values.agent).validate(config)
+        graph.check_values(values.agent, config, graph.vary(values.vary))
     return _experiment(values, config, preset)
 
 
@@ -199,6 +213,8 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
             values.progress,
         ),
         actors=actors.read(values),
+        num_seeds=values.num_seeds,
+        vary=graph.vary(values.vary),
     )
 
 

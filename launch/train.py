@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 def train(experiment: Experiment) -> int:
     """`main`, on this process's devices or on those of all that have joined."""
-    from launch import trained
+    from launch import graph, trained
     from launch.experiment import identity, open_workdir
     from rljax import checkpoint, config, distributed, faults
     from rljax.loops import LOOPS
@@ -54,9 +54,10 @@ def train(experiment: Experiment) -> int:
         checkpoints = checkpoint.Manager(workdir / "checkpoints")
         first_step, state = checkpoints.restore_or(lambda: loop.init(agent, source, loop_config))
         run = loop.run(agent, source, state, loop_config, first_step)
-        evaluate = _evaluator(experiment, agent)
-    speed = throughput.Throughput(window=20)
+        evaluate = _evaluator(experiment, agent, loop_config)
+    speed, score = throughput.Throughput(window=20), None
     due = _Due(first_step, loop_config.last_step)
+    log_rows = graph.log_rows(experiment, loop_config)
     with (
         checkpoints,
         writers.writers(
@@ -73,7 +74,7 @@ def train(experiment: Experiment) -> int:
             if experiment.eval_episodes and due.now("eval", step, experiment.eval_every):
                 score = evaluate(state.train.policy, step)
                 measured |= {f"eval/{name}": number for name, number in score.items()}
-            if score or due.now("log", step, experiment.log_every * loop_config.rows):
+            if score or due.now("log", step, log_rows):
                 log.write(step, measured)
             stop.signal = distributed.agree(step, stop.signal)
             if stop.signal or due.now("checkpoint", step, experiment.checkpoint_every):
@@ -84,6 +85,7 @@ def train(experiment: Experiment) -> int:
                 return stop.exit_code
     if distributed.is_chief():
         _conclude(experiment, workdir, speed.total)
+        _tell_runs(loop_config, score)
     return 0
 
 
@@ -104,12 +106,19 @@ def _saving_at_faults(run: "Run", checkpoints: "checkpoint.Manager") -> "Run":
         raise
 
 
-def _evaluator(experiment: Experiment, agent: "Agent") -> Callable[[Any, int], dict[str, float]]:
-    """Scores a policy at a step: process 0 does, and the others wait for it."""
+def _evaluator(
+    experiment: Experiment, agent: "Agent", loop_config: Any
+) -> Callable[[Any, int], dict[str, float]]:
+    """Scores a policy at a step: process 0 does, and the others wait for it.
+
+    Of several runs it scores each, under the same draws: the numbers are means over the runs, and
+    `run_<number>_return` are their own.
+    """
     import jax
 
     from launch import trained
     from rljax import distributed, evaluation
+    from rljax.loops import in_graph
 
     if not distributed.is_chief():
 
@@ -125,7 +134,13 @@ def _evaluator(experiment: Experiment, agent: "Agent") -> Callable[[Any, int], d
     def evaluate(policy: Any, step: int) -> dict[str, float]:
         with distributed.chief_works():
             key = jax.random.fold_in(jax.random.key(experiment.seed), step)
-            return play(jax.device_get(policy), experiment.eval_episodes, key).summary()
+            policy = jax.device_get(policy)
+            if not isinstance(loop_config, in_graph.Config):
+                return play(policy, experiment.eval_episodes, key).summary()
+            policies = in_graph.each(policy, loop_config)
+            return in_graph.summary(
+                [play(each, experiment.eval_episodes, key).summary() for each in policies]
+            )
 
     return evaluate
 
@@ -137,12 +152,30 @@ def _conclude(experiment: Experiment, workdir: pathlib.Path, speed: float | None
 
     curve = workdir / "metrics.jsonl"
     last = {name: number for line in jsonl.read(curve) for name, number in line.items()}
-    numbers = {name: last[name] for name in last if name.startswith(("step", "eval/", "episode/"))}
+    numbers = {name: last[name] for name in last if name.startswith(_KEPT)}
     numbers["time/wall_clock_seconds"] = last["time"]
     if speed:  # else there was nothing left to do
         numbers["time/steps_per_second"] = speed
     results.update(workdir, numbers)
     plots.learning_curve({experiment.source.name: [curve]}, workdir / "plots/learning_curve.png")
+
+
+def _tell_runs(loop_config: Any, score: "dict[str, float] | None") -> None:
+    """Says what each of several runs came to, where the last thing that was done scored them."""
+    from rljax.loops import in_graph
+
+    if not score or not isinstance(loop_config, in_graph.Config):
+        return
+    runs = in_graph.members(loop_config)
+    if len(runs) == 1:
+        return
+    for number, run in enumerate(runs):
+        settings = "".join(f", {name} {value:g}" for name, value in run.settings.items())
+        reached = score[f"run_{number}_return"]
+        print(f"run {number}: seed {run.seed}{settings}: return {reached:,.1f}", file=sys.stderr)
+
+
+_KEPT = ("step", "eval/", "episode/", "seed/")  # of the metrics, in result.json
 
 
 class _Due:

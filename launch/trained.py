@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from launch import actors
+from launch import actors, graph
 from launch import experiment as experiments
 from launch.command_line import usage_errors
 from launch.experiment import ActorKind, Experiment
 from rljax import checkpoint, registry, rollout, sharding, sources
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv, JaxEnv
-from rljax.loops import LOOPS, actor_learner, on_policy
+from rljax.loops import LOOPS, actor_learner, in_graph, on_policy
 
 EVAL_ENVS = 16  # environments that an evaluation plays in at once
 _EVAL_SEED = 2**30  # training's lie below
@@ -49,7 +49,10 @@ def build(experiment: Experiment) -> Run:
             "processes learn from rollouts, as ppo does by default."
         )
     LOOPS[type(loop_config)].check(source, loop_config)
-    return Run(module.make(experiment.config, source.spec), source, loop_config)
+    agent = module.make(experiment.config, source.spec)
+    if isinstance(loop_config, in_graph.Config):
+        in_graph.check_vary(agent, loop_config)
+    return Run(agent, source, loop_config)
 
 
 def loop_of(experiment: Experiment) -> Any:
@@ -61,6 +64,8 @@ def loop_of(experiment: Experiment) -> Any:
         parallel=sharding.Parallel(experiment.parallel.value),
         num_devices=experiment.num_devices,
     )
+    if graph.applies(experiment, inner):
+        return graph.loop(experiment, inner)
     alone = experiment.actors.kind is ActorKind.NONE
     return inner if alone else actors.loop(experiment, inner)
 
@@ -97,11 +102,16 @@ def fresh_source(
     return sources.open(dataclasses.replace(experiment.source, num_envs=num_envs, seed=seed))
 
 
-def load(workdir: str | pathlib.Path, step: int | str | None = None) -> Trained:
-    """The policy of a run: of `step`, of the "best" evaluation, or the last (None, "latest").
+def load(
+    workdir: str | pathlib.Path, step: int | str | None = None, number: int | None = None
+) -> Trained:
+    """The policy of a workdir: of `step`, of the "best" evaluation, or the last (None, "latest").
+
+    Where several runs were trained in one program, that of run `number`, by default 0, and the
+    experiment with that run's own seed and hyper-parameters.
 
     Raises:
-        UsageError: there is no run, no such checkpoint, or a damaged one.
+        UsageError: there is no run, no such one, no such checkpoint, or a damaged one.
     """
     experiment = experiments.load(workdir)
     with usage_errors():
@@ -109,11 +119,34 @@ def load(workdir: str | pathlib.Path, step: int | str | None = None) -> Trained:
         source = sources.open(dataclasses.replace(experiment.source, num_envs=1))
         agent = module.make(experiment.config, source.spec)
         loop_config = loop_of(experiment)
+        several = isinstance(loop_config, in_graph.Config)
+        member = in_graph.member(loop_config, number or 0) if several else None
+        if number and not several:
+            raise ValueError(f"there is no run {number}: {workdir} holds one run.")
     with checkpoint.Manager(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         if step == "best":
             step = checkpoints.best_step
-        restored, state = checkpoints.restore(
-            lambda: LOOPS[type(loop_config)].init(agent, source, loop_config),
+        restored, train = checkpoints.restore(
+            lambda: _train_state(agent, source, loop_config),
             None if step in (None, "latest") else int(step),
+            part="train",  # a replay may not fit where its policy plays
         )
-    return Trained(experiment, agent, state.train.policy, restored)
+    if member is not None:
+        train = in_graph.select(train, loop_config, number or 0)
+        experiment = of_member(experiment, member)
+    return Trained(experiment, agent, train.policy, restored)
+
+
+def _train_state(agent: Agent, source: HostEnv | JaxEnv, loop_config: Any) -> Any:
+    """What the loop's state has under `train`."""
+    if isinstance(loop_config, in_graph.Config):  # several side by side
+        return in_graph.init(agent, source, loop_config).train
+    return agent.init(jax.random.key(0))
+
+
+def of_member(experiment: Experiment, member: in_graph.Member) -> Experiment:
+    """The experiment that would train this one run alone."""
+    names = {field.name for field in dataclasses.fields(experiment.config)}
+    settings = {name: value for name, value in member.settings.items() if name in names}
+    config = dataclasses.replace(experiment.config, **settings)
+    return dataclasses.replace(experiment, config=config, seed=member.seed, num_seeds=1, vary=())

@@ -9,6 +9,15 @@
 Open them through `rljax.sources`, which knows the names below.
 """
 
+# Prefix of other people's in-graph environments -> the module whose `make(name, options)` adapts
+# them; each is an extra of the same name.
+ADAPTERS = {
+    "gymnax": "rljax.envs.gymnax_tasks",
+    "brax": "rljax.envs.brax_tasks",
+    "playground": "rljax.envs.playground_tasks",
+    "navix": "rljax.envs.navix_tasks",
+}
+
 # Name of an in-graph environment (`rljax:` in front) -> the module whose `make` builds it.
 IN_GRAPH = {
     "cartpole": "rljax.envs.cartpole",

@@ -30,6 +30,7 @@ from rljax.agent import AXIS, Agent
 from rljax.envs.base import HostEnv, JaxEnv
 from rljax.loops import on_policy
 from rljax.loops.episodes import Window
+from rljax.nn import torsos
 from rljax.types import Episodes, Metrics
 
 _RUNS = "runs"  # the mesh axis that splits the runs
@@ -45,7 +46,7 @@ class Config:
     inner: on_policy.Config  # its seed is the first run's
     num_seeds: int = 1
     vary: Vary = ()  # values of hyper-parameters: every combination of them runs with every seed
-    updates_per_call: int = 256  # at most; 1 compiles no loop, which the CPU wants for convolutions
+    updates_per_call: int = 256  # at most; 1 compiles no loop: so it is for pixels on the CPU
     cadences: tuple[int, ...] = ()  # in rows: calls end where a multiple of one is reached
 
     @property
@@ -90,12 +91,47 @@ def members(config: Config) -> tuple[Member, ...]:
     )
 
 
+def member(config: Config, index: int) -> Member:
+    """One of `members`. Raises ValueError if there is none of this number."""
+    chosen = members(config)
+    if not 0 <= index < len(chosen):
+        known = f"choose 0 to {len(chosen) - 1}" if len(chosen) > 1 else "there is only run 0"
+        raise ValueError(f"there is no run {index}: {known}.")
+    return chosen[index]
+
+
 def select(state: Any, config: Config, index: int) -> Any:
-    """The state of one run: what the inner loop's would be. Raises ValueError if there is none."""
-    count = len(members(config))
-    if not 0 <= index < count:
-        raise ValueError(f"there is no run {index}: choose 0 to {count - 1}.")
-    return state if count == 1 else jax.tree.map(lambda x: x[index], state)
+    """The part of a state, or of its policies, that is of one run: what the inner loop has.
+
+    Raises ValueError if there is none of this number.
+    """
+    member(config, index)
+    return state if len(members(config)) == 1 else jax.tree.map(lambda x: x[index], state)
+
+
+def each(policies: Any, config: Config) -> list[Any]:
+    """The policies of all runs, in their order, out of `state.train.policy`."""
+    return [select(policies, config, index) for index in range(len(members(config)))]
+
+
+def summary(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Scores of all runs as one: the means of all numbers; of several, how their returns spread.
+
+    Minimum and maximum are over all episodes; `run_<number>_return` is the mean of one run.
+    """
+    first, *others = scores
+    if not others:
+        return first
+    combined: dict[str, float] = {
+        name: float(np.mean([score[name] for score in scores])) for name in first
+    }
+    combined["return_min"] = min(score["return_min"] for score in scores)
+    combined["return_max"] = max(score["return_max"] for score in scores)
+    combined["episodes"] = sum(score["episodes"] for score in scores)
+    returns = [score["return_mean"] for score in scores]
+    combined["return_iqm"] = evaluation.iqm(returns)
+    combined["best_run"] = int(np.argmax(returns))
+    return combined | {f"run_{number}_return": value for number, value in enumerate(returns)}
 
 
 def init(agent: Agent, env: HostEnv | JaxEnv, config: Config) -> Any:
@@ -166,6 +202,7 @@ def run(
     """
     check(env, config)
     check_vary(agent, config)
+    config = dataclasses.replace(config, updates_per_call=_most_updates(env, config))
     return _calls(env, program(agent, env, config), place(state, config), config, first_step)
 
 
@@ -187,7 +224,7 @@ def program(
     The state is donated. `seeds` are int32 `[M]`, or a scalar where there is one run; `stop` may
     be up to `updates_per_call` behind `first`, both int32.
     """
-    inner, mesh, size = config.inner, _mesh(config), config.updates_per_call
+    inner, mesh, size = config.inner, _mesh(config), _most_updates(env, config)
     collector = rollout.in_graph(agent, env, inner.num_envs, inner.rollout_length)
     if len(members(config)) == 1:
         learn = sharding.data_parallel(agent.update, mesh, inner.parallel)
@@ -210,6 +247,12 @@ def program(
     specs = (split, split, whole, whole)
     mapped = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
     return jax.jit(mapped, donate_argnums=0)
+
+
+def _most_updates(env: JaxEnv, config: Config) -> int:
+    """Of a call; one where the CPU trains convolutions: within a loop it is many times slower."""
+    slow = torsos.has_pixels(env.spec) and jax.default_backend() == "cpu"
+    return 1 if slow else config.updates_per_call
 
 
 def _mesh(config: Config) -> Mesh:

@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 from rljax.metrics.throughput import Throughput
 
 RETURN = "episode/return_mean"  # the metric that is shown beside the counts
+_SPREAD = "seed/return_min", "seed/return_max"  # of several runs: shown behind it
 _PLAIN_SECONDS = 5.0  # between plain lines
 
 
@@ -50,6 +51,7 @@ class ProgressWriter:
         self._next_line = -math.inf
         self._step = first_step
         self._return: float | None = None
+        self._spread = ""
         self._bar = None
         if progress is Progress.BAR or (progress is Progress.AUTO and self._console.is_terminal):
             self._bar = RichProgress(
@@ -69,6 +71,9 @@ class ProgressWriter:
         self._step = step
         if math.isfinite(metrics.get(RETURN, math.nan)):
             self._return = metrics[RETURN]
+        if all(name in metrics for name in _SPREAD):
+            low, high = (metrics[name] for name in _SPREAD)
+            self._spread = f" ({low:,.1f} to {high:,.1f})"
         speed = self._throughput.update(step).get("time/steps_per_second", 0.0)
         if self._bar:
             text = self._describe(speed, self._left(speed))
@@ -88,7 +93,7 @@ class ProgressWriter:
         of_total = f" / {self._total:,}" if self._total is not None else ""
         parts = [f"{self._step:,}{of_total} steps"]
         if self._return is not None:
-            parts.append(f"return {self._return:,.1f}")
+            parts.append(f"return {self._return:,.1f}{self._spread}")
         if speed > 0:
             parts.append(f"{speed:,.0f} steps/s")
         return "  ".join([*parts, time_text] if time_text else parts)
