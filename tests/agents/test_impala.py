@@ -95,7 +95,7 @@ def test_metrics_match_numpy_on_one_batch_of_another_policy(changes, key):
 
 
 def test_one_rmsprop_step_down_the_sum_of_the_three_losses(key):
-    """The gradient that the step implies is that of the losses with V-trace as NumPy's constants."""
+    """What the step implies is the gradient of the losses with NumPy's V-trace as constants."""
     config = dataclasses.replace(
         CONFIG,
         entropy_cost=0.1,

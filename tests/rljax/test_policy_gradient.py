@@ -24,7 +24,7 @@ def player_and_params(key, clip=1.5):
 
 
 def on_devices(f, devices, *arrays):
-    """`f` of arrays whose first axis is split over the devices; its results are laid side by side."""
+    """`f` of arrays whose first axis is split over devices; results are laid side by side."""
     mapped = jax.shard_map(
         f,
         mesh=sharding.mesh(devices),
