@@ -110,7 +110,10 @@ def make(
         UsageError: the agent is recurrent, a leaf cannot be stored, or golden outputs hold NaN.
     """
     if jax.tree.leaves(agent.initial_carry(1)):
-        raise UsageError("only feed-forward policies can be exported; this agent carries a state")
+        raise UsageError(
+            "only feed-forward policies can be exported; this agent carries a state from one step "
+            "to the next: train one without a memory, such as ppo."
+        )
     policy = jax.tree_util.tree_map_with_path(_host_leaf, policy)
     if golden_observations is None:
         golden_observations = _random_observations(agent.spec, num_golden)

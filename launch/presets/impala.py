@@ -1,0 +1,79 @@
+"""IMPALA's presets: `python -m launch.train --agent=impala --env=NAME` starts from that name's.
+
+"Cleanba" is the set of its IMPALA on Atari (Huang et al. 2023, arXiv:2310.00036). Its losses are
+sums over the rows of a minibatch and ours are means, so its max_grad_norm of 40 and ε of 0.01 are
+divided by the 640 rows. Its two actors run one update ahead: --actor_threads=2 --staleness=1.
+"""
+
+from agents.impala import Config
+from launch.presets import Preset
+from rljax.nn.torsos import Torso
+from rljax.optim import Optimizer
+
+_CARTPOLE = Config(
+    total_steps=300_000,
+    num_envs=32,
+    rollout_length=20,
+    optimizer=Optimizer.ADAM,
+    learning_rate=2e-3,
+    discount=0.98,
+)
+_ATARI = Config(
+    total_steps=50_000_000,
+    num_envs=128,
+    rollout_length=20,
+    num_minibatches=4,  # of 640
+    learning_rate=6e-4,
+    optimizer_epsilon=0.01 / 640,
+    max_grad_norm=40 / 640,
+    torso=Torso.IMPALA,
+)
+_ATARI_OPTIONS = (
+    ("full_action_space", True),
+    ("repeat_action_probability", 0.25),
+    ("reward_clip", True),
+)
+
+
+def _preset(
+    env: str,
+    config: Config,
+    source: str,
+    wall_clock: str,
+    score: str,
+    options: tuple[tuple[str, object], ...] = (),
+) -> Preset:
+    workdir = f"runs/impala-{env.replace(':', '-')}"
+    return Preset(
+        config=config,
+        command=f"python -m launch.train --agent=impala --env={env} --workdir={workdir}",
+        source=source,
+        hardware="2 CPU cores",
+        wall_clock=wall_clock,
+        score=score,
+        env_options=options,
+    )
+
+
+PRESETS = {
+    "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "our own", "not measured", "not measured"),
+    "rljax:cartpole": _preset(
+        "rljax:cartpole", _CARTPOLE, "our own", "not measured", "not measured; at most 500"
+    ),
+    "Pong-v5": _preset(
+        "Pong-v5",
+        _ATARI,
+        "Cleanba",
+        "not measured",
+        "not measured; published: 19.09",
+        _ATARI_OPTIONS,
+    ),
+    "Breakout-v5": _preset(
+        "Breakout-v5",
+        _ATARI,
+        "Cleanba",
+        "not measured",
+        "not measured; published: 482.1",
+        _ATARI_OPTIONS,
+    ),
+}

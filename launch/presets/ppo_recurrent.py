@@ -1,0 +1,64 @@
+"""Recurrent PPO's presets, for tasks that ask for a memory; all of them our own.
+
+`python -m launch.train --agent=ppo_recurrent --env=NAME` starts from the one of that name;
+`--config.memory=lstm` or `attention` changes what it remembers with.
+"""
+
+from agents.ppo_recurrent import Config
+from launch.presets import Preset
+
+_TMAZE = Config(
+    total_steps=100_000,
+    num_envs=64,
+    rollout_length=32,
+    num_epochs=4,
+    num_minibatches=4,  # of 16 sequences
+    learning_rate=3e-3,
+    entropy_cost=0.01,
+    hidden_sizes=(32,),
+    memory_size=32,
+)
+_POSITIONS = Config(
+    total_steps=300_000,
+    num_envs=32,
+    rollout_length=64,
+    num_epochs=8,
+    num_minibatches=4,  # of 8 sequences
+    learning_rate=2e-3,
+    discount=0.98,
+    gae_lambda=0.9,
+    hidden_sizes=(32,),
+    memory_size=32,
+)
+_MINIGRID = Config(
+    total_steps=2_000_000,
+    num_envs=64,
+    rollout_length=64,
+    num_epochs=4,
+    num_minibatches=8,  # of 8 sequences
+    learning_rate=1e-3,
+    entropy_cost=0.01,
+)
+
+
+def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
+    workdir = f"runs/ppo_recurrent-{env.replace(':', '-')}"
+    return Preset(
+        config=config,
+        command=f"python -m launch.train --agent=ppo_recurrent --env={env} --workdir={workdir}",
+        source="our own",
+        hardware="2 CPU cores",
+        wall_clock=wall_clock,
+        score=score,
+    )
+
+
+PRESETS = {
+    "rljax:tmaze": _preset("rljax:tmaze", _TMAZE, "not measured", "not measured; at most 1"),
+    "rljax:cartpole_positions": _preset(
+        "rljax:cartpole_positions", _POSITIONS, "not measured", "not measured; at most 500"
+    ),
+    "MiniGrid-MemoryS7-v0": _preset(
+        "MiniGrid-MemoryS7-v0", _MINIGRID, "not measured", "not measured; at most 1"
+    ),
+}
