@@ -1,8 +1,9 @@
 """Checkpoints through Orbax: atomic, asynchronous, verified when read, restorable on other devices.
 
-A checkpoint is a pytree at a step, with a checksum of its leaves. Orbax writes it under a temporary
-name and renames it when whole, so `kill -9` leaves whole checkpoints only; a damaged one is found
-by its checksum or by Orbax's own errors, said aloud, and the last whole one is taken instead.
+A checkpoint is a pytree at a step, with a checksum of each of its parts. Orbax writes it under a
+temporary name and renames it when whole, so `kill -9` leaves whole checkpoints only; a damaged one
+is found by its checksums or by Orbax's own errors, said aloud, and the last whole one is taken
+instead.
 
 Of several processes, 0 reads and writes, so that they need no file system in common: all of them
 save and restore together, because what is theirs is gathered first, and handed out afterwards.
@@ -95,7 +96,7 @@ class Manager:
             {"state": jax.tree.map(_without_key, tree)},
             force=True,
             metrics={_SCORE: float(score)} if score is not None and np.isfinite(score) else None,
-            custom_metadata={"checksum": _checksum(tree)},
+            custom_metadata={"checksums": _checksums(tree)},
         )
 
     def wait(self) -> None:
@@ -103,9 +104,12 @@ class Manager:
         if self._checkpointer is not None:
             self._checkpointer.wait()
 
-    def restore(self, make: Callable[[], Any], step: int | None = None) -> tuple[int, Any]:
+    def restore(
+        self, make: Callable[[], Any], step: int | None = None, part: str | None = None
+    ) -> tuple[int, Any]:
         """The tree at `step`, or at the last whole step, shaped as `make()` would return it.
 
+        With `part`, of a NamedTuple, that field alone is read, and `make()` returns such a one.
         Arrays land on this process's first device. `make` is only traced, never run. Raises
         CheckpointError when there is none, when the one asked for is damaged, or when its shapes
         are another run's.
@@ -116,7 +120,7 @@ class Manager:
             )
         target = _abstract(make)
         for candidate in [step] if step is not None else reversed(self.steps):
-            tree, fault = self._load(candidate, target)
+            tree, fault = self._load(candidate, target, part)
             if fault is None:
                 return candidate, tree
             log.warning("Checkpoint %d cannot be read (%s).", candidate, fault)
@@ -165,16 +169,21 @@ class Manager:
         self._checkpointer.reload()
         return step, tree
 
-    def _load(self, step: int, target: Any) -> tuple[Any, str | None]:
-        """The tree and None, or None and what is wrong with it."""
+    def _load(self, step: int, target: Any, part: str | None) -> tuple[Any, str | None]:
+        """The tree, or its part, and None; or None and what is wrong with it."""
+        wanted = jax.tree.map(_stored, target)
+        wanted = wanted if part is None else {part: wanted}
+        context = ocp.Context()
+        context.pytree.loading.partial_load = part is not None
         with _quiet():
             try:
                 metadata: Any = self._checkpointer.metadata(step).custom_metadata
-                tree = self._checkpointer.load_checkpointables(
-                    step, abstract_checkpointables={"state": jax.tree.map(_stored, target)}
-                )["state"]
-                tree = jax.tree.map(_with_key, tree, target)
-                if _checksum(tree) == metadata["checksum"]:
+                with context:
+                    tree = self._checkpointer.load_checkpointables(
+                        step, abstract_checkpointables={"state": wanted}
+                    )["state"]
+                tree = jax.tree.map(_with_key, tree if part is None else tree[part], target)
+                if _is_whole(tree, part, metadata):
                     return tree, None
                 return None, "its contents do not match their checksum"
             except _DAMAGE as error:
@@ -281,6 +290,20 @@ def _quiet() -> Iterator[None]:
         disabled, sys.excepthook, sys.unraisablehook = before
         for logger, was in zip(loggers, disabled, strict=True):
             logger.disabled = was
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """One for each field of a NamedTuple, so that each can be checked without the others."""
+    parts = tree._asdict() if hasattr(tree, "_asdict") else {"": tree}
+    return {name: _checksum(part) for name, part in parts.items()}
+
+
+def _is_whole(tree: Any, part: str | None, metadata: dict[str, Any]) -> bool:
+    """Whether what was read, all or a part, is what was saved."""
+    if "checksums" not in metadata:  # of 0.1.0, which had one for all
+        return part is not None or _checksum(tree) == metadata["checksum"]
+    found = _checksums(tree) if part is None else {part: _checksum(tree)}
+    return found.items() <= metadata["checksums"].items()
 
 
 def _checksum(tree: Any) -> int:

@@ -22,7 +22,7 @@ from rljax import faults, sharding
 from rljax.agent import PRIORITY, Agent
 from rljax.faults import Fault
 from rljax.loops.on_policy import keys
-from rljax.replay.base import Buffer, Sample
+from rljax.replay.base import Buffer
 from rljax.rollout import Collector, RolloutState
 from rljax.sharding import Parallel
 from rljax.types import Episodes, Metrics, Transition
@@ -89,22 +89,25 @@ def learner_over(
     Compiled, with the state donated.
     """
     update = sharding.data_parallel(agent.update, mesh, parallel, batch_axes=0)
-    prioritize = jax.jit(buffer.update, donate_argnums=0)
+    draw, prioritize = jax.jit(buffer.sample), jax.jit(buffer.update, donate_argnums=0)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def add(replay: Any, rows: Transition) -> tuple[Any, Fault]:
         return buffer.add(replay, rows), faults.find(rows)
 
     @jax.jit
-    def draw(replay: Any, key: Array, number: Array) -> tuple[Sample, Array]:
-        sample_key, update_key = jax.random.split(jax.random.split(key, num_updates)[number])
-        return buffer.sample(replay, sample_key), update_key
+    def split(key: Array) -> Array:
+        """The keys of each update as `learner` has them: one to sample with, one to learn with.
+
+        Apart from the replay, whose device they would be bound to: all devices learn with them.
+        """
+        return jax.vmap(jax.random.split)(jax.random.split(key, num_updates))
 
     def learn(state: tuple[Any, Any], rows: Transition, key: Array) -> Learned:
         train, (replay, fault) = state[0], add(state[1], rows)
         measured = []
-        for number in range(num_updates):
-            sample, update_key = draw(replay, key, np.int32(number))
+        for sample_key, update_key in split(key) if num_updates else ():
+            sample = draw(replay, sample_key)
             train, metrics = update(train, sample, update_key)
             # Once an update: with more in flight, emulated devices may deadlock.
             metrics, priority = _apart(sharding.local(jax.block_until_ready(metrics)))

@@ -269,6 +269,51 @@ def test_arrays_that_changed_behind_orbax_s_back_are_found_by_the_checksum(tmp_p
             manager.restore(make, step=10)
 
 
+def test_a_part_comes_back_without_the_rest_being_read(tmp_path):
+    save(tmp_path, [5, 10])
+    with Manager(tmp_path) as manager:
+        step, params = manager.restore(lambda: make().params, part="params")
+        assert step == 10
+        assert_same(params, make(10).params)
+        _, key = manager.restore(lambda: make().key, step=5, part="key")
+        assert_same(key, make(5).key)
+        with pytest.raises(CheckpointError, match="no whole checkpoint"):  # shapes of another run
+            manager.restore(lambda: make(size=32).params, part="params")
+
+
+def test_a_part_has_a_checksum_of_its_own(tmp_path, monkeypatch):
+    save(tmp_path, [5, 10])
+    with Manager(tmp_path) as manager:
+        load = manager._checkpointer.load_checkpointables
+
+        def altered(step, **options):
+            tree = load(step, **options)
+            w = tree["state"]["params"]["w"]
+            return {"state": {"params": {**tree["state"]["params"], "w": w.at[7].add(step == 10)}}}
+
+        monkeypatch.setattr(manager._checkpointer, "load_checkpointables", altered)
+        assert manager.restore(lambda: make().params, part="params")[0] == 5
+
+
+def test_checkpoints_of_0_1_with_one_checksum_for_all_are_read_and_checked(tmp_path, monkeypatch):
+    with Manager(tmp_path) as manager:
+        write = manager._checkpointer.save_checkpointables_async
+
+        def older(step, checkpointables, **options):
+            whole = checkpoint._checksum(make(step)) if step == 5 else 7
+            write(step, checkpointables, **{**options, "custom_metadata": {"checksum": whole}})
+
+        monkeypatch.setattr(manager._checkpointer, "save_checkpointables_async", older)
+        for step in (5, 10):
+            manager.save(step, make(step))
+        manager.wait()
+    with Manager(tmp_path) as manager:
+        step, state = manager.restore(make)
+        assert step == 5
+        assert_same(state, make(5))
+        assert_same(manager.restore(lambda: make().params, 5, "params")[1], make(5).params)
+
+
 def test_one_damaged_a_second_time_replaces_the_first_one_set_aside(tmp_path):
     for _ in range(2):
         save(tmp_path, [5, 10])
