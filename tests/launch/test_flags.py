@@ -36,7 +36,7 @@ def test_without_further_flags_it_is_the_preset_of_the_environment():
         checkpoint_every=100_000,  # a tenth of 1M
         eval_every=100_000,
         eval_episodes=10,
-        log_every=1,
+        log_every=None,
         logging=Logging((Sink.JSONL,), "rljax", Progress.AUTO),
     )
 
