@@ -33,7 +33,10 @@ def check_name(prefix: str, name: str, known: Iterable[str]) -> None:
     """Raises ValueError, naming the nearest, where a library has no task of this name."""
     known = sorted(known)
     if name not in known:
-        close = ", ".join(difflib.get_close_matches(name, known, cutoff=0.3)) or "none"
+        lower = {task.lower(): task for task in known}
+        near = [task for task in lower if name.lower() in task][:5]
+        near = near or difflib.get_close_matches(name.lower(), lower)
+        close = ", ".join(lower[task] for task in near) or "none"
         raise ValueError(f"{prefix} has no environment {name!r}; near it: {close}.")
 
 

@@ -368,13 +368,11 @@ def _first_fault(fault: faults.Fault, count: int) -> int | None:
     return int(faulty[0]) if faulty.size else None
 
 
-def _merged(measured: list[Metrics], diverged: np.ndarray) -> Metrics:
+def _merged(measured: Sequence[dict[str, Any]], diverged: np.ndarray) -> dict[str, Any]:
     """Means over the runs that did not diverge (over all, if all did), and `seed/*`."""
     kept = [each for each, lost in zip(measured, diverged, strict=True) if not lost] or measured
     names = dict.fromkeys(name for each in kept for name in each)
-    merged: dict[str, Any] = {
-        name: float(np.mean([each[name] for each in kept if name in each])) for name in names
-    }
+    merged = {name: float(np.mean([each[name] for each in kept if name in each])) for name in names}
     returns = [float(each["episode/return_mean"]) for each in kept if "episode/return_mean" in each]
     merged |= spread("seed/return", returns)
     merged["seed/diverged"] = int(diverged.sum())

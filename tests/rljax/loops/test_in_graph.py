@@ -269,7 +269,8 @@ def test_a_simulator_on_the_host_and_unknown_names_are_refused():
 
 def test_pixels_on_the_cpu_are_trained_one_update_a_call():
     assert in_graph._most_updates(parts()[1], ONE) == 4
-    assert in_graph._most_updates(parts("rljax:pixel_catch")[1], ONE) == 1
+    pixels = sources.open(sources.EnvSource("rljax:pixel_catch", 1))
+    assert in_graph._most_updates(pixels, ONE) == 1
 
 
 def test_a_summary_of_scores_is_over_the_runs():
