@@ -8,12 +8,12 @@ from agents.ppo_recurrent import Config
 from launch.presets import Preset
 
 _TMAZE = Config(
-    total_steps=100_000,
+    total_steps=80_000,
     num_envs=64,
     rollout_length=32,
     num_epochs=4,
     num_minibatches=4,  # of 16 sequences
-    learning_rate=3e-3,
+    learning_rate=1e-3,
     entropy_cost=0.01,
     hidden_sizes=(32,),
     memory_size=32,

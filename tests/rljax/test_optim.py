@@ -17,7 +17,7 @@ def steps(kind, gradients, *, epsilon=0.1, rmsprop_decay=0.75, max_grad_norm=100
     state, out = optimizer.init(jnp.zeros(1)), []
     for gradient in gradients:
         step, state = optimizer.update(jnp.array([gradient]), state)
-        out.append(float(step[0]))
+        out.append(float(np.asarray(step)[0]))
     return out
 
 
