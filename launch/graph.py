@@ -110,4 +110,4 @@ def log_rows(experiment: Experiment, loop_config: Any) -> int:
     updates = experiment.log_every
     if not updates and isinstance(loop_config, in_graph.Config):
         updates = loop_config.last_step // loop_config.rows // _LINES
-    return max(1, updates) * loop_config.rows
+    return max(1, updates or 1) * loop_config.rows
