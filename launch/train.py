@@ -157,7 +157,9 @@ def _conclude(experiment: Experiment, workdir: pathlib.Path, speed: float | None
     if speed:  # else there was nothing left to do
         numbers["time/steps_per_second"] = speed
     results.update(workdir, numbers)
-    plots.learning_curve({experiment.source.name: [curve]}, workdir / "plots/learning_curve.png")
+    if "episode/return_mean" in last:  # else no episode has ended yet
+        path = workdir / "plots/learning_curve.png"
+        plots.learning_curve({experiment.source.name: [curve]}, path)
 
 
 def _tell_runs(loop_config: Any, score: "dict[str, float] | None") -> None:
