@@ -1,7 +1,9 @@
 # pyright: reportMissingImports=false
-"""Steps per second of Stable-Baselines3's or SBX's PPO on an EnvPool task: one JSON line on stdout.
+"""Steps per second of Stable-Baselines3 or SBX on an EnvPool task: one JSON line on stdout.
 
-Run by `launch.benchmarks.ppo` with an interpreter that has them, and none of ours:
+Run by `launch.benchmarks.ppo` and `.off_policy`, with an interpreter that has them and none of
+ours. The job names the algorithm by the key of its options; with "episodes" it plays some at the
+end, greedily.
 
     .venv-bench/bin/python launch/benchmarks/peer_sb3.py '{"peer": "sbx", ...}'
 """
@@ -15,9 +17,11 @@ import envpool
 import gymnasium
 import numpy as np
 import torch
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}
+ALGORITHMS = ("ppo", "sac", "dqn")
 
 
 class EnvPoolVecEnv(VecEnv):
@@ -80,42 +84,46 @@ class EnvPoolVecEnv(VecEnv):
 
 
 def main():
-    """Trains `warm_up` updates, then `repeats` windows of `window` updates each."""
+    """Trains `warm_up` updates, then `repeats` windows of `window` updates each.
+
+    An off-policy job says how many rows count as one update.
+    """
     job = json.loads(sys.argv[1])
+    algorithm = next(name for name in ALGORITHMS if name in job)
+    options, seed = job[algorithm], job.get("seed", 0)
     torch.set_num_threads(1)  # its best: with networks this small, two threads are slower
-    pool = envpool.make(
-        job["env"],
-        env_type="gymnasium",
-        num_envs=job["num_envs"],
-        num_threads=job["num_threads"],
-        seed=0,
-    )
-    env = VecMonitor(EnvPoolVecEnv(pool))
+    env = open_env(job, job["num_envs"], seed)
     if job["normalize"]:
-        env = VecNormalize(env, clip_obs=10.0, gamma=job["ppo"]["gamma"])
-    rows = job["num_envs"] * job["ppo"]["n_steps"]
+        env = VecNormalize(env, clip_obs=10.0, gamma=options["gamma"])
+    rows = job["rows"] if "rows" in job else job["num_envs"] * options["n_steps"]
     start = time.perf_counter()
-    model = importlib.import_module(MODULES[job["peer"]]).PPO(
-        "MlpPolicy", env, seed=0, device="cpu", **job["ppo"]
+    model = getattr(importlib.import_module(MODULES[job["peer"]]), algorithm.upper())(
+        "MlpPolicy", env, seed=seed, device="cpu", **options
     )
     model.learn(rows)
     first_update_seconds = time.perf_counter() - start
-    model.learn(job["warm_up"] * rows, reset_num_timesteps=False)
+    if job["warm_up"]:
+        model.learn(job["warm_up"] * rows, reset_num_timesteps=False)
     steps_per_second = []
     for _ in range(job["repeats"]):
         before, start = model.num_timesteps, time.perf_counter()
-        model.learn(job["window"] * rows, reset_num_timesteps=False)
+        model.learn(round(job["window"] * rows), reset_num_timesteps=False)
         seconds = time.perf_counter() - start
         steps_per_second.append((model.num_timesteps - before) / seconds)
-    print(
-        json.dumps(
-            {
-                "first_update_seconds": first_update_seconds,
-                "steps_per_second": steps_per_second,
-                "return_mean": float(np.mean([episode["r"] for episode in model.ep_info_buffer])),
-            }
-        )
+    result = {"first_update_seconds": first_update_seconds, "steps_per_second": steps_per_second}
+    if job.get("episodes"):
+        other = open_env(job, job["episodes"], 1000 + seed)
+        result["score"] = float(evaluate_policy(model, other, job["episodes"])[0])
+    print(json.dumps(result))
+
+
+def open_env(job, num_envs, seed):
+    """A pool of the task, as Stable-Baselines3 wants it."""
+    threads = job["num_threads"]
+    pool = envpool.make(
+        job["env"], env_type="gymnasium", num_envs=num_envs, num_threads=threads, seed=seed
     )
+    return VecMonitor(EnvPoolVecEnv(pool))
 
 
 if __name__ == "__main__":
