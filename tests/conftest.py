@@ -1,5 +1,6 @@
 """What every test runs under: two CPU devices, no silent broadcasting, one key."""
 
+import gc
 import os
 import pathlib
 
@@ -28,3 +29,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Each holds memory mappings, of which a process has 65,530: the whole suite needs more."""
+    yield
+    jax.clear_caches()
+    gc.collect()
