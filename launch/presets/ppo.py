@@ -229,11 +229,19 @@ PRESETS = {
         _ATARI_OPTIONS,
     ),
     "MiniGrid-Empty-5x5-v0": _preset(
-        "MiniGrid-Empty-5x5-v0", _BOARD, "our own", "not measured", "not measured; at most 0.955"
+        "MiniGrid-Empty-5x5-v0",
+        _BOARD,
+        "our own",
+        "40 s of CPU time",
+        "0.955, 1 seed; at most 0.955",
     ),
     "Snake-v1": _preset("Snake-v1", _MASKED, "our own", "not measured", "not measured"),
     "Connector-v2": _preset("Connector-v2", _MASKED, "our own", "not measured", "not measured"),
     "rljax:pixel_catch": _preset(
-        "rljax:pixel_catch", _PIXEL_CATCH, "our own", "not measured", "not measured; at most 1"
+        "rljax:pixel_catch",
+        _PIXEL_CATCH,
+        "our own",
+        "47 s of CPU time",
+        "1.0, 1 seed, 10 episodes; at most 1",
     ),
 }
