@@ -3,7 +3,7 @@ PYTHON ?=
 PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11
 BENCHMARKS = runs/benchmarks
 
-.PHONY: help setup demo test test-slow lint format bench lock clean
+.PHONY: help setup demo test test-slow lint format bench bench-in-graph lock clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -35,6 +35,10 @@ bench: .venv/.installed .venv-bench/.installed ## measure PPO against the raw po
 	@mkdir -p $(BENCHMARKS)
 	@.venv/bin/python -m launch.benchmark ppo --output=$(BENCHMARKS)/ppo.json
 
+bench-in-graph: .venv/.installed .venv-rejax/.installed ## measure training in the graph against rejax
+	@mkdir -p $(BENCHMARKS)
+	@.venv/bin/python -m launch.benchmark in_graph --output=$(BENCHMARKS)/in_graph.json
+
 lock: .venv/.installed ## resolve the dependencies in pyproject.toml anew into requirements.lock
 	@.venv/bin/pip install --quiet --disable-pip-version-check uv
 	@head -n 1 requirements.lock > requirements.lock.new
@@ -44,7 +48,7 @@ lock: .venv/.installed ## resolve the dependencies in pyproject.toml anew into r
 	@mv requirements.lock.new requirements.lock
 
 clean: ## remove the environments and caches; runs/ and models/ stay
-	@rm -rf .venv .venv-bench .cache .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info
+	@rm -rf .venv .venv-bench .venv-rejax .cache .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Tries each interpreter by running it: a name on the path may be a stub that only says "not installed".
@@ -71,4 +75,10 @@ CREATE_VENV = \
 	@$(CREATE_VENV)
 	@echo "Installing Stable-Baselines3, SBX and PyTorch into .venv-bench: some minutes"
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
+.venv-rejax/.installed: requirements-rejax.txt
+	@$(CREATE_VENV)
+	@echo "Installing rejax and Gymnax into .venv-rejax: some minutes"
+	@.venv-rejax/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-rejax.txt
 	@touch $@

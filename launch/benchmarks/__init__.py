@@ -13,6 +13,7 @@ import pathlib
 BENCHMARKS = {  # name on the command line -> module
     "accelerator": "launch.benchmarks.accelerator",
     "off_policy": "launch.benchmarks.off_policy",
+    "in_graph": "launch.benchmarks.in_graph",
     "ppo": "launch.benchmarks.ppo",
     "scaling": "launch.benchmarks.scaling",
     "scores": "launch.benchmarks.scores",

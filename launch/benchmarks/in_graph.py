@@ -1,0 +1,163 @@
+"""How fast PPO trains in the graph, beside rejax: CartPole, one seed and eight vmapped.
+
+    python -m launch.benchmark in_graph --output=runs/benchmarks/in_graph.json
+
+Settings are PureJaxRL's for CartPole (4 environments x 128 rows, 4 epochs, 4 minibatches, two tanh
+layers of 64). Neither side evaluates or logs; all updates of a run are one call of one program.
+
+    in_graph/train       steps/s over all seeds, compilation apart
+    in_graph/compile     s to trace and compile the program, nothing compiled before
+
+A step of ours is a row that is valid. rejax restarts ended episodes within the same step, so that
+all its rows are steps; it clips gradients by value, and trains actor and critic with an optimizer
+each. `--total_steps` is of each run.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from agents import ppo
+from launch.benchmarks import Options, processes
+from launch.benchmarks.table import Row
+from rljax import sources
+from rljax.config import UsageError
+from rljax.envs.base import JaxEnv
+from rljax.loops import in_graph
+
+TAKES = ("repeats", "total_steps", "peers", "peer_python")
+NUM_SEEDS = (1, 8)
+TOTAL_STEPS = 500_000
+PYTHON = pathlib.Path(".venv-rejax/bin/python")
+CONFIG = ppo.Config(
+    num_envs=4,
+    rollout_length=128,
+    num_epochs=4,
+    num_minibatches=4,
+    learning_rate=2.5e-4,
+    anneal_learning_rate=False,  # rejax has no schedule
+    entropy_cost=0.01,
+    value_cost=0.5,  # of half the squared error, as rejax has it
+    clip_value=0.2,  # rejax always clips
+)
+_PEER_SCRIPT = pathlib.Path(__file__).with_name("peer_rejax.py")
+_PACKAGES = ("rejax", "gymnax", "jax", "flax", "numpy")
+_OUR_VARIABLES = ("NPROC", "JAX_COMPILATION_CACHE_DIR")  # the peer runs as its users would run it
+
+
+def versions(options: Options) -> dict[str, str]:
+    """Of the peer and what it runs on. Raises UsageError where it is not there to be run."""
+    if options.peers not in (None, (), ("rejax",)):
+        raise UsageError(f"in_graph has one peer, rejax, and not {','.join(options.peers or ())}.")
+    if options.peers == ():
+        return {}
+    if not _python(options).is_file():
+        raise UsageError(
+            f"no Python of rejax at {_python(options)}: make it with `make bench-in-graph`, give "
+            "another with --peer_python, or measure without it, --peers=."
+        )
+    ask = "import importlib.metadata as m, json; print(json.dumps({p: m.version(p) for p in %r}))"
+    return json.loads(_peer_output(options, "-c", ask % (_PACKAGES,)))
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Two rows for each number of seeds."""
+    jax.config.update("jax_enable_compilation_cache", False)  # so that compiling is compiling
+    steps = options.total_steps or TOTAL_STEPS
+    config = dataclasses.replace(CONFIG, total_steps=steps)
+    try:
+        ppo.validate(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    for num_seeds in NUM_SEEDS:
+        settings = {
+            "env": "CartPole-v1",
+            "num_seeds": num_seeds,
+            "num_envs": config.num_envs,
+            "rollout_length": config.rollout_length,
+            "num_epochs": config.num_epochs,
+            "num_minibatches": config.num_minibatches,
+            "total_steps": steps,
+        }
+        compiling, speeds = ours(config, num_seeds, options.repeats)
+        peer, their_compiling, their_speed = None, None, None
+        if options.peers != ():
+            peer = "rejax"
+            their_compiling, their_speed = theirs(config, num_seeds, options)
+        speed = statistics.median(speeds)
+        yield Row("in_graph/train", speed, "steps/s", settings, peer, their_speed, speeds)
+        yield Row("in_graph/compile", compiling, "s", settings, peer, their_compiling)
+
+
+def ours(config: ppo.Config, num_seeds: int, repeats: int) -> tuple[float, tuple[float, ...]]:
+    """Seconds to compile, and the steps/s of each whole training."""
+    env = sources.open(sources.EnvSource("rljax:cartpole", config.num_envs))
+    assert isinstance(env, JaxEnv)
+    agent = ppo.make(config, env.spec)
+    inner = dataclasses.replace(ppo.loop(config), num_devices=1)
+    updates = inner.last_step // inner.rows
+    loop = in_graph.Config(inner, num_seeds, updates_per_call=updates)
+    seeds = np.array([member.seed for member in in_graph.members(loop)], np.int32)
+    arguments = (seeds if num_seeds > 1 else seeds[0], np.int32(0), np.int32(updates))
+    first = in_graph.init(agent, env, loop)
+    start = time.perf_counter()
+    advance: Any = in_graph.program(agent, env, loop)
+    compiled = advance.lower(in_graph.place(first, loop), *arguments).compile()
+    compiling = time.perf_counter() - start
+    speeds = []
+    for repeat in range(1 + repeats):  # the first call may prepare more
+        state = jax.block_until_ready(in_graph.place(first, loop))
+        start = time.perf_counter()
+        _, report = jax.block_until_ready(compiled(state, *arguments))
+        seconds = time.perf_counter() - start
+        endings = int(np.sum(report.episodes.count))  # each is followed by a row that is no step
+        if repeat:
+            speeds.append((num_seeds * inner.last_step - endings) / seconds)
+    return compiling, tuple(speeds)
+
+
+def theirs(config: ppo.Config, num_seeds: int, options: Options) -> tuple[float, float]:
+    """Seconds to compile, and the median of the steps/s, from a process of its own."""
+    rows = config.num_envs * config.rollout_length
+    steps = config.total_steps // rows * rows
+    job = {
+        "num_seeds": num_seeds,
+        "repeats": options.repeats,
+        "ppo": {
+            "env": "CartPole-v1",
+            "total_timesteps": steps,
+            "num_envs": config.num_envs,
+            "num_steps": config.rollout_length,
+            "num_epochs": config.num_epochs,
+            "num_minibatches": config.num_minibatches,
+            "learning_rate": config.learning_rate,
+            "max_grad_norm": config.max_grad_norm,
+            "gamma": config.discount,
+            "gae_lambda": config.gae_lambda,
+            "clip_eps": config.clip_ratio,
+            "ent_coef": config.entropy_cost,
+            "vf_coef": config.value_cost,
+            "agent_kwargs": {"activation": "tanh", "hidden_layer_sizes": config.hidden_sizes},
+        },
+    }
+    answer = json.loads(_peer_output(options, str(_PEER_SCRIPT), json.dumps(job)).splitlines()[-1])
+    speeds = [num_seeds * steps / seconds for seconds in answer["seconds"]]
+    return answer["compile_seconds"], statistics.median(speeds)
+
+
+def _python(options: Options) -> pathlib.Path:
+    """The interpreter asked for, or, in place of the usual benchmarks', rejax's own."""
+    return PYTHON if options.peer_python == Options.peer_python else options.peer_python
+
+
+def _peer_output(options: Options, *arguments: str) -> str:
+    environment = {name: x for name, x in os.environ.items() if name not in _OUR_VARIABLES}
+    return processes.output_of([str(_python(options)), *arguments], environment)
