@@ -52,7 +52,12 @@ def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
 
 
 PRESETS = {
-    "rljax:tmaze": _preset("rljax:tmaze", _TMAZE, "not measured", "not measured; at most 1"),
+    "rljax:tmaze": _preset(
+        "rljax:tmaze",
+        _TMAZE,
+        "not measured",
+        "1.00 (100 greedy episodes, seed 0; -0.02 without memory); at most 1",
+    ),
     "rljax:cartpole_positions": _preset(
         "rljax:cartpole_positions",
         _POSITIONS,
