@@ -145,7 +145,7 @@ def test_a_run_of_eight_leaves_one_curve_and_the_scores_of_all(eight):
     result = json.loads((workdir / "result.json").read_text())
     returns = [result[f"eval/run_{number}_return"] for number in range(8)]
     assert result["eval/return_mean"] == pytest.approx(sum(returns) / 8)
-    assert returns[result["eval/best_run"]] == max(returns)
+    assert returns[int(result["eval/best_run"])] == max(returns)
     assert result["eval/episodes"] == 16
     assert result["seed/return_min"] <= result["seed/return_mean"] <= result["seed/return_max"]
     assert result["seed/diverged"] == 0
@@ -156,7 +156,7 @@ def test_a_run_of_eight_leaves_one_curve_and_the_scores_of_all(eight):
 def test_a_run_of_eight_resumes_as_if_nothing_had_been(eight, tmp_path):
     arguments = (f"--workdir={tmp_path}", *EIGHT, "--config.total_steps=1024")
     with subprocess.Popen(
-        [sys.executable, "-c", _STOPPED_AT_512, "train", *arguments], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", _STOPPED_AT_512, *arguments], stderr=subprocess.DEVNULL
     ) as process:
         assert process.wait(300) == 9
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("[0-9]*")) == ["256", "512"]
