@@ -2,7 +2,8 @@
 
 "RL Zoo" is the table of tuned hyper-parameters of rl-baselines3-zoo, whose updates per row of
 experience these keep: theirs collect in one environment, ours in several. A period of the target
-network is counted in updates here, in rows there; and ours are double, theirs are not.
+network is counted in updates here, in rows there; and ours are double, theirs are not. CartPole
+learns at 5e-4 instead of their 2.3e-3, at which a run reached 500 and then fell back to 98.
 """
 
 from agents.dqn import Config
@@ -18,11 +19,12 @@ _CARTPOLE = Config(
     learning_starts=1_000,
     replay_capacity=100_000,
     batch_size=64,
-    learning_rate=2.3e-3,
+    learning_rate=5e-4,
     target_period=128,
     exploration_fraction=0.16,
     final_epsilon=0.04,
 )
+_SHARED = "under 2 min, on a machine with much else to do"
 _ACROBOT = Config(
     total_steps=100_000,
     num_envs=4,
@@ -64,12 +66,16 @@ def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
 
 
 PRESETS = {
-    "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "not measured", "published: 500.0"),
+    "CartPole-v1": _preset(
+        "CartPole-v1", _CARTPOLE, _SHARED, "500.0 (1 seed, 100 episodes); published: 500.0"
+    ),
     "Acrobot-v1": _preset("Acrobot-v1", _ACROBOT, "not measured", "published: -76.6"),
     "LunarLander-v3": _preset(
         "LunarLander-v3", _ACROBOT, "not measured", "not measured; published: 154.4 on v2"
     ),
     "Pong-v5": _preset("Pong-v5", _ATARI, "not measured", "not measured; published: 20.6"),
     "Breakout-v5": _preset("Breakout-v5", _ATARI, "not measured", "not measured; published: 358.3"),
-    "rljax:cartpole": _preset("rljax:cartpole", _CARTPOLE, "not measured", "at most 500"),
+    "rljax:cartpole": _preset(
+        "rljax:cartpole", _CARTPOLE, _SHARED, "500.0 (3 seeds, 100 episodes each)"
+    ),
 }

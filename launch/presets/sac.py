@@ -53,7 +53,11 @@ PRESETS = {
     "Ant-v4": _mujoco("Ant-v4", "4615.8"),
     "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "ours", "not measured", "not measured"),
     "rljax:pendulum": _preset(
-        "rljax:pendulum", _PENDULUM, "as Pendulum-v1", "not measured", "not measured"
+        "rljax:pendulum",
+        _PENDULUM,
+        "as Pendulum-v1",
+        "under 6 min, on a machine with much else to do",
+        "-146.1 (1 seed, 100 episodes)",
     ),
     "rljax:cartpole": _preset(
         "rljax:cartpole", _CARTPOLE, "as CartPole-v1", "not measured", "at most 500"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 import pytest
@@ -16,7 +17,8 @@ from rljax.config import UsageError
 @pytest.fixture
 def as_before():
     """The benchmark switches the compilation cache off."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
     yield
     jax.config.update("jax_enable_compilation_cache", before)
 
