@@ -180,7 +180,8 @@ def test_named_parts_over_grpc_get_the_agents_actions(parted, version, start_ser
     vector = rng.standard_normal((5, 5)).astype(np.float32)
     mask = np.arange(35).reshape(5, 7) % 3 != 0
     observation = Observation({"image": image, "vector": vector}, mask)
-    _, actions, extras = parted.agent.act(parted.policy, (), observation, jax.random.key(0), True)
+    act = jax.jit(lambda policy, x: parted.agent.act(policy, (), x, jax.random.key(0), True))
+    _, actions, extras = act(parted.policy, observation)
     with PolicyClient(server.address, "parted", timeout_ms=20_000) as client:
         decisions = [
             client.act({"image": image[i], "vector": vector[i]}, mask[i]) for i in range(5)
