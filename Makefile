@@ -3,7 +3,7 @@ PYTHON ?=
 PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11
 BENCHMARKS = runs/benchmarks
 
-.PHONY: help setup demo test test-slow lint format bench bench-in-graph lock clean
+.PHONY: help setup demo test test-slow test-adapters lint format bench bench-in-graph lock clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -20,6 +20,9 @@ test: .venv/.installed ## run the test suite without the slow tests
 
 test-slow: .venv/.installed ## run the slow tests: agents that must solve small tasks
 	@.venv/bin/pytest -m slow
+
+test-adapters: .venv-adapters/.installed ## test the environments of gymnax, Brax, Playground and navix, in .venv-adapters
+	@.venv-adapters/bin/pytest -rs tests/rljax/envs/test_adapters.py
 
 lint: .venv/.installed ## style, format, types, and the direction of imports
 	@.venv/bin/ruff check .
@@ -81,4 +84,11 @@ CREATE_VENV = \
 	@$(CREATE_VENV)
 	@echo "Installing rejax and Gymnax into .venv-rejax: some minutes"
 	@.venv-rejax/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-rejax.txt
+	@touch $@
+
+.venv-adapters/.installed: requirements.lock pyproject.toml
+	@$(CREATE_VENV)
+	@echo "Installing rljax with gymnax, Brax, Playground and navix into .venv-adapters: some minutes"
+	@.venv-adapters/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv-adapters/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[gymnax,brax,playground,navix]'
 	@touch $@
