@@ -16,7 +16,7 @@ demo: .venv/.installed ## train PPO on CartPole, evaluate, export, serve, ask it
 	@.venv/bin/python -m launch.demo
 
 test: .venv/.installed ## run the test suite without the slow tests
-	@.venv/bin/pytest
+	@.venv/bin/pytest -n 2 --dist loadfile
 
 test-slow: .venv/.installed ## run the slow tests: agents that must solve small tasks
 	@.venv/bin/pytest -m slow
