@@ -60,7 +60,7 @@ def vector_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def alike(new: Any, old: Any) -> Any:
     """A state after a step, in the types of the one before: loops in the graph want them equal."""
 
-    def cast(x: Any, like: Array) -> Array:
+    def cast(x: Any, like: Any) -> Array:
         typed_key = jnp.issubdtype(jnp.asarray(like).dtype, jax.dtypes.prng_key)
         return x if typed_key else jnp.asarray(x, jnp.asarray(like).dtype)
 

@@ -4,7 +4,7 @@
 
 Boards of zeros and ones (MinAtar) are shown as frames of 0 and 255; everything else is a vector.
 Gymnax ends an episode by its rules and by its time limit alike; here the latter is a truncation:
-what is still no end when the limit is lifted is one of the rules.
+what ends with the limit lifted as well is an end by the rules.
 """
 
 import dataclasses
@@ -75,7 +75,9 @@ def make(name: str, options: Mapping[str, Any]) -> JaxEnv:
         action = action if discrete else action.reshape(actions.shape)
         features, after, reward, done, _ = env.step_env(key, state, action, params)
         done = jnp.bool_(done)
-        terminated = done & jnp.bool_(env.is_terminal(after, lifted)) if limited else done
+        terminated = done
+        if limited:  # the same step, of which XLA does twice only what the limit decides
+            terminated &= jnp.bool_(env.step_env(key, state, action, lifted)[3])
         reward = jnp.float32(reward).reshape(())
         timestep = TimeStep(observation(features), reward, terminated, done & ~terminated)
         return adapting.alike(after, state), timestep
