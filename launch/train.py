@@ -74,9 +74,9 @@ def train(experiment: Experiment) -> int:
             if experiment.eval_episodes and due.now("eval", step, experiment.eval_every):
                 score = evaluate(state.train.policy, step)
                 measured |= {f"eval/{name}": number for name, number in score.items()}
-            if score or due.now("log", step, log_rows):
-                log.write(step, measured)
             stop.signal = distributed.agree(step, stop.signal)
+            if due.now("log", step, log_rows) or score or stop.signal:
+                log.write(step, measured)
             if stop.signal or due.now("checkpoint", step, experiment.checkpoint_every):
                 checkpoints.save(step, state, score["return_mean"] if score else None)
             if stop.signal and distributed.is_chief():

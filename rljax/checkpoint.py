@@ -173,8 +173,8 @@ class Manager:
         """The tree, or its part, and None; or None and what is wrong with it."""
         wanted = jax.tree.map(_stored, target)
         wanted = wanted if part is None else {part: wanted}
-        context = ocp.Context()
-        context.pytree.loading.partial_load = part is not None
+        # Else the context stays that of `_open`, by which process 0 reads alone.
+        context = contextlib.nullcontext() if part is None else _reading_a_part()
         with _quiet():
             try:
                 metadata: Any = self._checkpointer.metadata(step).custom_metadata
@@ -189,6 +189,12 @@ class Manager:
             except _DAMAGE as error:
                 first_line = str(error).partition("\n")[0]
                 return None, f"{type(error).__name__}: {first_line[:200]}"
+
+
+def _reading_a_part() -> ocp.Context:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    return context
 
 
 def _open(directory: pathlib.Path, keep: int) -> ocp.training.Checkpointer:

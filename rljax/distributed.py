@@ -162,8 +162,8 @@ def broadcast(tree: Any) -> Any:
 
     def one(x: Any) -> jax.Array:
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        data = np.ascontiguousarray(jax.random.key_data(x) if is_key else x)
-        raw = data.reshape(-1).view(np.uint8)
+        data = np.asarray(jax.random.key_data(x) if is_key else x)
+        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         sent = raw if is_chief() else np.zeros_like(raw)
         received = np.asarray(_add()(sharding.united(sent[None]))).view(data.dtype)
         back = jax.device_put(received.reshape(data.shape), device)

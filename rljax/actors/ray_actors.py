@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -261,7 +262,10 @@ def connect(ray: Any, address: str, num_actors: int) -> None:
     if not address:
         # Logical cores: every actor finds a place, whatever this machine has.
         cores = max(num_actors, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+        with warnings.catch_warnings():
+            # JAX's, of forks: Ray's go on to another program at once.
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
         return
     try:
         host, colon, port = address.rpartition("//")[2].rpartition(":")

@@ -145,7 +145,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(tmp_path, me
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--output=x.json"], "name of a benchmark must come first; known: ppo"),
+        (["--output=x.json"], "name of a benchmark must come first; known: accelerator"),
         (["pppo", "--output=x.json"], "unknown benchmark 'pppo'; did you mean ppo?"),
         (["ppo"], "--output is missing"),
         (["ppo", "--output=x.json", "--repeat=3"], "did you mean --repeats?"),

@@ -105,7 +105,7 @@ def test_helpfull_documents_every_flag_and_every_field():
         assert configs.comments(ppo.Config)[field.name]
         assert f"config.{field.name}=" in answer.stdout
     for name in flags._RUN:
-        assert f"--{name}" in answer.stdout
+        assert f"--{name}" in answer.stdout or f"--[no]{name}" in answer.stdout
     assert (
         "--config.discount=0.98  (a float)\n      γ, in [0, 1]\n" in answer.stdout
     )  # that of the preset
