@@ -198,14 +198,14 @@ PRESETS = {
         _MUJOCO,
         "tianshou",
         "56 s",
-        "4,208, 1 seed; published: 3588.5 on v3",
+        "5,240, 1 seed; published: 3588.5 on v3",
     ),
     "Ant-v4": _preset(
         "Ant-v4",
         _MUJOCO,
         "tianshou",
         "98 s",
-        "2,951, 1 seed; published: 3258.4 on v3",
+        "3,024, 1 seed; published: 3258.4 on v3",
     ),
     "rljax:cartpole": _preset(
         "rljax:cartpole", _CARTPOLE, "as CartPole-v1", "3 s", "500.0, 1 seed; at most 500"
