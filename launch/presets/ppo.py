@@ -141,8 +141,9 @@ def _preset(
     )
 
 
-# Scores are means of 100 greedy episodes a seed, wall-clock that of a whole run, both of 2026-11-21
-# by `python -m launch.benchmark scores`; docs/benchmarks.md has the seeds apart.
+# Scores are means of 100 greedy episodes a seed by `python -m launch.benchmark scores`, 2026-11-21,
+# unless they say another number; docs/benchmarks.md has the seeds apart. Wall-clock is that of a
+# whole run; MuJoCo's is of earlier settings, of 8 environments.
 PRESETS = {
     "CartPole-v1": _preset(
         "CartPole-v1",
