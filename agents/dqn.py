@@ -43,6 +43,7 @@ class Config:
     replay_capacity: int = 100_000  # rows kept, over all environments; the oldest make room
     batch_size: int = 32  # B: rows of one update; a multiple of the number of devices
     learning_rate: float = 1e-4  # α of Adam
+    anneal_learning_rate: bool = False  # linearly, from the first update to 0 at total_steps
     adam_epsilon: float = 1e-8  # ε of Adam, added to √v̂ (Kingma & Ba 2015, algorithm 1)
     max_grad_norm: float = 10.0  # L2, over all parameters; longer gradients are scaled down
     discount: float = 0.99  # γ, in [0, 1]
@@ -212,6 +213,8 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.scale_by_adam(eps=config.adam_epsilon),
     )
+    drive = loop(config)
+    total_updates = (drive.last_step // drive.rows - drive.first_learning) * drive.num_updates
 
     def init(key: PRNGKeyArray) -> TrainState:
         params = network.init(key, spec.example().features)
@@ -287,6 +290,8 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
         steps, opt_state = optimizer.update(grads, state.opt_state)
         rate = state.schedules.learning_rate
+        if config.anneal_learning_rate:
+            rate *= jnp.maximum(1 - state.updates / total_updates, 0.0)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, steps)
         updates = state.updates + 1
         target = jax.lax.cond(

@@ -44,7 +44,7 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_list("envs", [], "suite: the tasks.", flag_values=FLAGS)
-flags.DEFINE_list("agents", [], "suite: who is compared, besides random.", flag_values=FLAGS)
+flags.DEFINE_list("agents", [], "suite, scores: whose runs, besides random.", flag_values=FLAGS)
 flags.DEFINE_integer("trials", Options.trials, "suite: seeds of a pair.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("total_steps", None, "suite: steps of every run.", 1, flag_values=FLAGS)
 

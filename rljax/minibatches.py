@@ -43,9 +43,22 @@ def shuffled(shape: tuple[int, int], num_minibatches: int, key: PRNGKeyArray) ->
     first = jax.lax.axis_index(AXIS) * count
     keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))
     size = length * envs // count
-    order = jnp.argsort(jax.vmap(lambda key: jax.random.bits(key, (size,)))(keys), axis=1)
+    order = jax.vmap(lambda key: _permutation(key, size))(keys)
     rows = jnp.arange(length * envs).reshape(length, count, -1)
     rows = rows.transpose(1, 0, 2).reshape(count, size)
     rows = jnp.take_along_axis(rows, order, axis=1)
     rows = rows.reshape(count, num_minibatches, -1).transpose(1, 0, 2)
     return rows.reshape(num_minibatches, -1)
+
+
+def _permutation(key: PRNGKeyArray, size: int) -> Int[Array, " N"]:
+    """0 to size - 1 in random order: sorted by random numbers that end in what they stand for.
+
+    So one array is sorted instead of two together: five times as fast on CPU. With 2^b rows they
+    begin with 32 - b random bits; rows whose bits are the same keep their order, which matters only
+    where they lie astride of two minibatches.
+    """
+    low_bits = (size - 1).bit_length()
+    numbers = jax.random.bits(key, (size,)) >> low_bits << low_bits
+    order = jnp.sort(numbers | jnp.arange(size, dtype=numbers.dtype))
+    return (order & ((1 << low_bits) - 1)).astype(jnp.int32)

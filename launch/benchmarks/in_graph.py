@@ -14,8 +14,6 @@ each. `--total_steps` is of each run.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import statistics
 import time
@@ -26,7 +24,8 @@ import jax
 import numpy as np
 
 from agents import ppo
-from launch.benchmarks import Options, processes
+from launch.benchmarks import Options
+from launch.benchmarks.peers import Peers
 from launch.benchmarks.table import Row
 from rljax import sources
 from rljax.config import UsageError
@@ -36,7 +35,14 @@ from rljax.loops import in_graph
 TAKES = ("repeats", "total_steps", "peers", "peer_python")
 NUM_SEEDS = (1, 8)
 TOTAL_STEPS = 500_000
-PYTHON = pathlib.Path(".venv-rejax/bin/python")
+PEERS = Peers(
+    {"rejax": "rejax"},
+    "peer_rejax.py",
+    ("gymnax", "jax", "flax", "numpy"),
+    target="bench-in-graph",
+    python=pathlib.Path(".venv-rejax/bin/python"),
+)
+versions = PEERS.versions
 CONFIG = ppo.Config(
     num_envs=4,
     rollout_length=128,
@@ -48,24 +54,6 @@ CONFIG = ppo.Config(
     value_cost=0.5,  # of half the squared error, as rejax has it
     clip_value=0.2,  # rejax always clips
 )
-_PEER_SCRIPT = pathlib.Path(__file__).with_name("peer_rejax.py")
-_PACKAGES = ("rejax", "gymnax", "jax", "flax", "numpy")
-_OUR_VARIABLES = ("NPROC", "JAX_COMPILATION_CACHE_DIR")  # the peer runs as its users would run it
-
-
-def versions(options: Options) -> dict[str, str]:
-    """Of the peer and what it runs on. Raises UsageError where it is not there to be run."""
-    if options.peers not in (None, (), ("rejax",)):
-        raise UsageError(f"in_graph has one peer, rejax, and not {','.join(options.peers or ())}.")
-    if options.peers == ():
-        return {}
-    if not _python(options).is_file():
-        raise UsageError(
-            f"no Python of rejax at {_python(options)}: make it with `make bench-in-graph`, give "
-            "another with --peer_python, or measure without it, --peers=."
-        )
-    ask = "import importlib.metadata as m, json; print(json.dumps({p: m.version(p) for p in %r}))"
-    return json.loads(_peer_output(options, "-c", ask % (_PACKAGES,)))
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -88,13 +76,11 @@ def rows(options: Options) -> Iterator[Row]:
             "total_steps": steps,
         }
         compiling, speeds = ours(config, num_seeds, options.repeats)
-        peer, their_compiling, their_speed = None, None, None
-        if options.peers != ():
-            peer = "rejax"
-            their_compiling, their_speed = theirs(config, num_seeds, options)
         speed = statistics.median(speeds)
-        yield Row("in_graph/train", speed, "steps/s", settings, peer, their_speed, speeds)
-        yield Row("in_graph/compile", compiling, "s", settings, peer, their_compiling)
+        for peer in PEERS.chosen(options) or (None,):
+            slow, fast = theirs(config, num_seeds, options) if peer else (None, None)
+            yield Row("in_graph/train", speed, "steps/s", settings, peer, fast, speeds)
+            yield Row("in_graph/compile", compiling, "s", settings, peer, slow)
 
 
 def ours(config: ppo.Config, num_seeds: int, repeats: int) -> tuple[float, tuple[float, ...]]:
@@ -148,16 +134,6 @@ def theirs(config: ppo.Config, num_seeds: int, options: Options) -> tuple[float,
             "agent_kwargs": {"activation": "tanh", "hidden_layer_sizes": config.hidden_sizes},
         },
     }
-    answer = json.loads(_peer_output(options, str(_PEER_SCRIPT), json.dumps(job)).splitlines()[-1])
+    answer = PEERS.run(options, job)
     speeds = [num_seeds * steps / seconds for seconds in answer["seconds"]]
     return answer["compile_seconds"], statistics.median(speeds)
-
-
-def _python(options: Options) -> pathlib.Path:
-    """The interpreter asked for, or, in place of the usual benchmarks', rejax's own."""
-    return PYTHON if options.peer_python == Options.peer_python else options.peer_python
-
-
-def _peer_output(options: Options, *arguments: str) -> str:
-    environment = {name: x for name, x in os.environ.items() if name not in _OUR_VARIABLES}
-    return processes.output_of([str(_python(options)), *arguments], environment)

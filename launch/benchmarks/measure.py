@@ -5,9 +5,11 @@ a rollout, B environments.
 """
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import envpool
@@ -15,12 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend import core
 
 from rljax import rollout, sharding
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv
 from rljax.loops import on_policy
 from rljax.types import Box, Discrete, EnvSpec, Trajectory
+
+_PRODUCTS = 1_000  # in a timed window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +146,51 @@ def update(agent: Agent, trajectory: Trajectory, load: Load) -> tuple[float, ...
         jax.block_until_ready(metrics)
 
     return _rates(call, load)
+
+
+def matmul_flops(update: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations of all matrix products of one call; nothing is run."""
+    return _matmul_flops(jax.make_jaxpr(update)(*arguments).jaxpr)
+
+
+def _matmul_flops(jaxpr: core.Jaxpr) -> int:
+    """Loops and branches count once: there are none around the products of an update."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, result = np.shape(equation.invars[0].aval), np.shape(equation.outvars[0].aval)
+            total += 2 * math.prod(left[axis] for axis in contracted) * math.prod(result)
+        total += sum(map(_matmul_flops, core.jaxprs_in_params(equation.params)))
+    return total
+
+
+def matmul_rate(rows: int, width: int, repeats: int) -> float:
+    """Floating-point operations/s of products `[rows, width] @ [width, width]`, at best.
+
+    The fastest of `repeats` windows, of products alone and of pairs as a gradient has them.
+    """
+    weights = jax.random.normal(jax.random.key(0), (width, width)) / width**0.5
+    x = jax.random.normal(jax.random.key(1), (rows, width))
+
+    def forward(i: Array, x: Array) -> Array:
+        del i
+        return x @ weights
+
+    def backward(i: Array, w: Array) -> Array:
+        del i
+        return w + 1e-6 * (x.T @ (x @ w))
+
+    best = 0.0
+    for body, start, products in ((forward, x, 1), (backward, weights, 2)):
+        call = jax.jit(partial(jax.lax.fori_loop, 0, _PRODUCTS, body))
+        jax.block_until_ready(call(start))
+        for _ in range(repeats):
+            began = time.perf_counter()
+            jax.block_until_ready(call(start))
+            flops = 2 * products * _PRODUCTS * rows * width**2
+            best = max(best, flops / (time.perf_counter() - began))
+    return best
 
 
 def _rates(call: Callable[[], Any], load: Load) -> tuple[float, ...]:

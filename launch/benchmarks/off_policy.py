@@ -5,7 +5,9 @@ configuration in which their users run them. Rows of one setting, compilation ap
 
     sac/train            updates/s of whole training once learning has begun, beside SBX
     sac/train_host       the same with the pool stepped from Python, one iteration a call
-    sac/update           updates/s of draws and updates alone, in one scan over a filled replay
+    sac/update           updates/s of draws and updates alone, in one scan over a filled replay,
+                         beside the bound: if its matrix products, at the fastest that products of
+                         this size ran here, were all that there is to do
     collector/<kind>     rows/s with the policy in the loop, nothing learned
     sac/first_rows       s from an open pool to the end of the first rows, with all that compiles
     score/greedy         mean return of 20 greedy episodes after equally many rows, median of seeds
@@ -16,9 +18,6 @@ Repeats are windows of one run for speeds, and seeds for scores. Where time goes
 
 import dataclasses
 import itertools
-import json
-import os
-import pathlib
 import statistics
 import time
 from collections.abc import Iterator
@@ -28,7 +27,8 @@ import jax
 import numpy as np
 
 from agents import dqn, sac
-from launch.benchmarks import Options, measure, processes
+from launch.benchmarks import Options, measure
+from launch.benchmarks.peers import Peers
 from launch.benchmarks.table import Row
 from launch.presets.dqn import PRESETS as DQN_PRESETS
 from launch.presets.sac import PRESETS as SAC_PRESETS
@@ -38,11 +38,17 @@ from rljax.config import UsageError, nearest
 from rljax.envs import host_envpool
 from rljax.envs.base import HostEnv
 from rljax.loops import iterations, off_policy
+from rljax.replay.base import Sample, row_of
+from rljax.sharding import Parallel
 
 TAKES = ("repeats", "env", "num_threads", "peers", "peer_python")
-_PEERS = {"sbx": "sbx-rl"}
-_PEER_SCRIPT = pathlib.Path(__file__).with_name("peer_sb3.py")
-_PEER_PACKAGES = ("sbx-rl", "stable-baselines3", "torch", "jax", "envpool", "gymnasium", "numpy")
+PEERS = Peers(
+    {"sbx": "sbx-rl"},
+    "peer_sb3.py",
+    ("stable-baselines3", "torch", "jax", "envpool", "gymnasium", "numpy"),
+    target="bench",
+)
+versions = PEERS.versions
 _EPISODES = 20
 
 
@@ -99,22 +105,6 @@ class Training(NamedTuple):
     rows_per_second: tuple[float, ...]
 
 
-def versions(options: Options) -> dict[str, str]:
-    """Of SBX and what it runs on. Raises UsageError where it is not there to be run."""
-    for peer in _peers(options):
-        if peer not in _PEERS:
-            raise UsageError(f"unknown peer {peer!r}; {nearest(peer, _PEERS)}")
-    if not _peers(options):
-        return {}
-    if not options.peer_python.is_file():
-        raise UsageError(
-            f"no Python of the peers at {options.peer_python}: make it with `make bench`, give "
-            "another with --peer_python, or measure without peers, --peers=."
-        )
-    ask = "import importlib.metadata as m, json; print(json.dumps({p: m.version(p) for p in %r}))"
-    return json.loads(_peer_output(options, "-c", ask % (_PEER_PACKAGES,)))
-
-
 def rows(options: Options) -> Iterator[Row]:
     """All rows of all settings. Raises UsageError at once."""
     known = {setting.env for setting in SETTINGS}
@@ -136,7 +126,7 @@ def setting_rows(setting: Setting, options: Options) -> Iterator[Row]:
         return tuple(setting.updates_per_row * rate for rate in rows_per_second)
 
     ours = training(setting, options, rollout.Kind.AUTO)
-    for peer in _peers(options) or (None,):
+    for peer in PEERS.chosen(options) or (None,):
         theirs = peer_training(peer, setting, options) if peer else None
         speed = statistics.median(updates(theirs.rows_per_second)) if theirs else None
         first = theirs.first_seconds if theirs else None
@@ -144,7 +134,8 @@ def setting_rows(setting: Setting, options: Options) -> Iterator[Row]:
         yield row(f"{name}/first_rows", (ours.first_seconds,), "s", peer, first)
     by_host = training(setting, options, rollout.Kind.HOST)
     yield row(f"{name}/train_host", updates(by_host.rows_per_second), "updates/s")
-    yield row(f"{name}/update", update(setting, options), "updates/s")
+    most = bound(setting, options)
+    yield row(f"{name}/update", update(setting, options), "updates/s", "bound", most)
     load = measure.Load(
         setting.config.rollout_length, setting.config.num_envs, 100, options.repeats
     )
@@ -154,7 +145,7 @@ def setting_rows(setting: Setting, options: Options) -> Iterator[Row]:
         yield row(f"collector/{kind.value}", samples, "rows/s")
     if setting.scored:
         scores = tuple(score(setting, options, seed) for seed in range(options.repeats))
-        for peer in _peers(options) or (None,):
+        for peer in PEERS.chosen(options) or (None,):
             seeds = range(options.repeats) if peer else ()
             reached = [peer_score(peer, setting, options, seed) for seed in seeds if peer]
             theirs = statistics.median(reached) if reached else None
@@ -212,6 +203,26 @@ def update(setting: Setting, options: Options) -> tuple[float, ...]:
     return tuple(rates)
 
 
+def bound(setting: Setting, options: Options) -> float:
+    """Updates/s that the matrix products of one update allow."""
+    agent, _ = _parts(setting, options)
+    config = setting.config
+    row = row_of(agent, config.batch_size)
+    sample = Sample(
+        row.observation,
+        row.action,
+        row.reward,
+        row.discount,
+        row.observation,
+        row.reward,
+        row.reward,
+    )
+    update = sharding.data_parallel(agent.update, sharding.mesh(1), Parallel.SHARD_MAP, 0)
+    state, key = jax.eval_shape(agent.init, jax.random.key(0)), jax.random.key(0)
+    flops = measure.matmul_flops(update, state, sample, key)
+    return measure.matmul_rate(config.batch_size, max(config.hidden_sizes), options.repeats) / flops
+
+
 def score(setting: Setting, options: Options, seed: int) -> float:
     """Mean return of greedy episodes after a run of `total_steps`."""
     agent, env = _parts(setting, options, seed)
@@ -225,7 +236,7 @@ def score(setting: Setting, options: Options, seed: int) -> float:
 def peer_training(peer: str, setting: Setting, options: Options) -> Training:
     """The same of a peer, in a process of its own."""
     job = {**_job(peer, setting, options, 0), "repeats": options.repeats}
-    result = _run_peer(options, job)
+    result = PEERS.run(options, job)
     return Training(result["first_update_seconds"], tuple(result["steps_per_second"]))
 
 
@@ -233,7 +244,7 @@ def peer_score(peer: str, setting: Setting, options: Options, seed: int) -> floa
     """The same of a peer, in a process of its own."""
     job = _job(peer, setting, options, seed)
     job |= {"rows": setting.config.total_steps, "repeats": 0, "episodes": _EPISODES}
-    return _run_peer(options, job)["score"]
+    return PEERS.run(options, job)["score"]
 
 
 def _job(peer: str, setting: Setting, options: Options, seed: int) -> dict[str, Any]:
@@ -283,17 +294,3 @@ def _parts(setting: Setting, options: Options, seed: int = 0) -> tuple[Agent, Ho
 def _loop(setting: Setting, seed: int, total_steps: int, **changes: Any) -> off_policy.Config:
     loop = registry.agent_module(setting.agent).loop(setting.config)
     return dataclasses.replace(loop, seed=seed, total_steps=total_steps, num_devices=1, **changes)
-
-
-def _peers(options: Options) -> tuple[str, ...]:
-    return tuple(_PEERS) if options.peers is None else options.peers
-
-
-def _run_peer(options: Options, job: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(_peer_output(options, str(_PEER_SCRIPT), json.dumps(job)).splitlines()[-1])
-
-
-def _peer_output(options: Options, *arguments: str) -> str:
-    ours = ("NPROC", "JAX_COMPILATION_CACHE_DIR")  # launch.process; the peers run without
-    environment = {name: x for name, x in os.environ.items() if name not in ours}
-    return processes.output_of([str(options.peer_python), *arguments], environment)

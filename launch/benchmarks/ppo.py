@@ -17,9 +17,6 @@ A step is a row that is valid: those that autoreset puts behind an ending do not
 
 import dataclasses
 import itertools
-import json
-import os
-import pathlib
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -28,16 +25,19 @@ import jax
 
 from agents import ppo
 from launch.benchmarks import Options, measure, processes
+from launch.benchmarks.peers import Peers
 from launch.benchmarks.table import Row
 from rljax import rollout
 from rljax.config import UsageError, nearest
 from rljax.envs import host_envpool
 
-PEERS = {"sb3": "stable-baselines3", "sbx": "sbx-rl"}  # name -> distribution
-_PEER_SCRIPT = pathlib.Path(__file__).with_name("peer_sb3.py")
-_PEER_PACKAGES = (*PEERS.values(), "torch", "jax", "envpool", "gymnasium", "numpy")
-# Ours only (launch.process): the peers run as their users would run them.
-_OUR_VARIABLES = ("NPROC", "JAX_COMPILATION_CACHE_DIR")
+PEERS = Peers(
+    {"sb3": "stable-baselines3", "sbx": "sbx-rl"},
+    "peer_sb3.py",
+    ("torch", "jax", "envpool", "gymnasium", "numpy"),
+    target="bench",
+)
+versions = PEERS.versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,27 +90,6 @@ SETTINGS = (
 )
 
 
-def peers(options: Options) -> tuple[str, ...]:
-    """Those asked for; by default all."""
-    return tuple(PEERS) if options.peers is None else options.peers
-
-
-def versions(options: Options) -> dict[str, str]:
-    """Of the peers and what they run on. Raises UsageError where they are not there to be run."""
-    for peer in peers(options):
-        if peer not in PEERS:
-            raise UsageError(f"unknown peer {peer!r}; {nearest(peer, PEERS)}")
-    if not peers(options):
-        return {}
-    if not options.peer_python.is_file():
-        raise UsageError(
-            f"no Python of the peers at {options.peer_python}: make it with `make bench`, give "
-            "another with --peer_python, or measure without peers, --peers=."
-        )
-    ask = "import importlib.metadata as m, json; print(json.dumps({p: m.version(p) for p in %r}))"
-    return json.loads(_peer_output(options, "-c", ask % (_PEER_PACKAGES,)))
-
-
 def rows(options: Options) -> Iterator[Row]:
     """All rows of all settings, then those of whole processes. Raises UsageError at once."""
     known = {setting.env for setting in SETTINGS}
@@ -137,7 +116,7 @@ def setting_rows(setting: Setting, options: Options) -> Iterator[Row]:
     env = host_envpool.make(setting.env, config.num_envs, 0, num_threads=options.num_threads)
     agent = ppo.make(config, env.spec)
     ours = measure.training(agent, env, ppo.loop(config), setting.warm_up, load)
-    for peer in peers(options) or (None,):
+    for peer in PEERS.chosen(options) or (None,):
         speed, first = run_peer(peer, setting, options) if peer else (None, None)
         yield row("ppo/train", ours.steps_per_second, "steps/s", peer, speed)
         yield row("ppo/first_update", (ours.first_update,), "s", peer, first)
@@ -222,10 +201,5 @@ def run_peer(peer: str, setting: Setting, options: Options) -> tuple[float, floa
             "policy_kwargs": {"net_arch": list(config.hidden_sizes)},
         },
     }
-    result = json.loads(_peer_output(options, str(_PEER_SCRIPT), json.dumps(job)).splitlines()[-1])
+    result = PEERS.run(options, job)
     return statistics.median(result["steps_per_second"]), result["first_update_seconds"]
-
-
-def _peer_output(options: Options, *arguments: str) -> str:
-    environment = {name: x for name, x in os.environ.items() if name not in _OUR_VARIABLES}
-    return processes.output_of([str(options.peer_python), *arguments], environment)

@@ -174,7 +174,7 @@ def _floor(of: Mapping[str, Scores]) -> float:
 
 def _top(env: str, of: Mapping[str, Scores]) -> float:
     best = max(statistics.mean(scores.returns) for scores in of.values() if scores.returns)
-    return PUBLISHED.get(env.removeprefix("envpool:"), best)
+    return PUBLISHED["ppo"].get(env.removeprefix("envpool:"), best)
 
 
 def _run(script: str, *arguments: str) -> None:

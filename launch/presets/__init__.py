@@ -22,6 +22,28 @@ class Preset:
     env_options: tuple[tuple[str, object], ...] = ()  # where --env_options gives none; by name
 
 
+def preset(
+    agent: str,
+    env: str,
+    config: Any,
+    source: str,
+    wall_clock: str = "not measured",
+    score: str = "not measured",
+    env_options: tuple[tuple[str, object], ...] = (),
+) -> Preset:
+    """A preset whose command is `launch.train` with nothing but the two names and a workdir."""
+    workdir = f"runs/{agent}-{env.replace(':', '-')}"
+    return Preset(
+        config=config,
+        command=f"python -m launch.train --agent={agent} --env={env} --workdir={workdir}",
+        source=source,
+        hardware="2 CPU cores",
+        wall_clock=wall_clock,
+        score=score,
+        env_options=env_options,
+    )
+
+
 def load(agent: str) -> dict[str, Preset]:
     """The presets of one agent by environment, {} if it has none; imports that agent only."""
     if agent not in {module.name for module in pkgutil.iter_modules(__path__)}:

@@ -4,25 +4,18 @@
 value loss has no ½, so that 0.5 there is value_cost=1 here.
 """
 
+import functools
+
 from agents.a2c import Config
-from launch.presets import Preset
+from launch.presets import preset
 
 _CARTPOLE = Config(total_steps=500_000, entropy_cost=0.0, value_cost=1.0)
-
-
-def _preset(env: str, wall_clock: str, score: str) -> Preset:
-    workdir = f"runs/a2c-{env.replace(':', '-')}"
-    return Preset(
-        config=_CARTPOLE,
-        command=f"python -m launch.train --agent=a2c --env={env} --workdir={workdir}",
-        source="RL Zoo, annealed",
-        hardware="2 CPU cores",
-        wall_clock=wall_clock,
-        score=score,
-    )
+_preset = functools.partial(preset, "a2c")
 
 
 PRESETS = {
-    "CartPole-v1": _preset("CartPole-v1", "not measured", "not measured"),
-    "rljax:cartpole": _preset("rljax:cartpole", "not measured", "not measured; at most 500"),
+    "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "RL Zoo, annealed"),
+    "rljax:cartpole": _preset(
+        "rljax:cartpole", _CARTPOLE, "as CartPole-v1", score="not measured; at most 500"
+    ),
 }

@@ -6,8 +6,10 @@ network is counted in updates here, in rows there; and ours are double, theirs a
 learns at 5e-4 instead of their 2.3e-3, at which a run reached 500 and then fell back to 98.
 """
 
+import functools
+
 from agents.dqn import Config
-from launch.presets import Preset
+from launch.presets import preset
 
 # There the target moves every 10 rows, of which 256 pass between two rounds of 128 updates: it is
 # the network that each round starts from.
@@ -51,35 +53,29 @@ _ATARI = Config(
     exploration_fraction=0.1,
     final_epsilon=0.01,
 )
-
-
-def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
-    workdir = f"runs/dqn-{env.replace(':', '-')}"
-    return Preset(
-        config=config,
-        command=f"python -m launch.train --agent=dqn --env={env} --workdir={workdir}",
-        source="RL Zoo",
-        hardware="2 CPU cores",
-        wall_clock=wall_clock,
-        score=score,
-    )
+_preset = functools.partial(preset, "dqn")
 
 
 PRESETS = {
     "CartPole-v1": _preset(
         "CartPole-v1",
         _CARTPOLE,
+        "RL Zoo",
         _SHARED,
         "500.0 (1 seed, 100 episodes); at 100,000 steps 299 (interquartile mean of 5 seeds, "
         "between 187 and 412); published: 500.0",
     ),
-    "Acrobot-v1": _preset("Acrobot-v1", _ACROBOT, "not measured", "published: -76.6"),
+    "Acrobot-v1": _preset("Acrobot-v1", _ACROBOT, "RL Zoo", "not measured", "published: -76.6"),
     "LunarLander-v3": _preset(
-        "LunarLander-v3", _ACROBOT, "not measured", "not measured; published: 154.4 on v2"
+        "LunarLander-v3", _ACROBOT, "RL Zoo", "not measured", "not measured; published: 154.4 on v2"
     ),
-    "Pong-v5": _preset("Pong-v5", _ATARI, "not measured", "not measured; published: 20.6"),
-    "Breakout-v5": _preset("Breakout-v5", _ATARI, "not measured", "not measured; published: 358.3"),
+    "Pong-v5": _preset(
+        "Pong-v5", _ATARI, "RL Zoo", "not measured", "not measured; published: 20.6"
+    ),
+    "Breakout-v5": _preset(
+        "Breakout-v5", _ATARI, "RL Zoo", "not measured", "not measured; published: 358.3"
+    ),
     "rljax:cartpole": _preset(
-        "rljax:cartpole", _CARTPOLE, _SHARED, "500.0 (3 seeds, 100 episodes each)"
+        "rljax:cartpole", _CARTPOLE, "RL Zoo", _SHARED, "500.0 (3 seeds, 100 episodes each)"
     ),
 }

@@ -7,8 +7,10 @@ divided by the 640 rows. Its two actors run one update ahead: --actor_threads=2 
 step with its actors.
 """
 
+import functools
+
 from agents.impala import Config
-from launch.presets import Preset
+from launch.presets import preset
 from rljax.nn.torsos import Torso
 
 _CARTPOLE = Config(
@@ -34,26 +36,7 @@ _ATARI_OPTIONS = (
     ("repeat_action_probability", 0.25),
     ("reward_clip", True),
 )
-
-
-def _preset(
-    env: str,
-    config: Config,
-    source: str,
-    wall_clock: str,
-    score: str,
-    options: tuple[tuple[str, object], ...] = (),
-) -> Preset:
-    workdir = f"runs/impala-{env.replace(':', '-')}"
-    return Preset(
-        config=config,
-        command=f"python -m launch.train --agent=impala --env={env} --workdir={workdir}",
-        source=source,
-        hardware="2 CPU cores",
-        wall_clock=wall_clock,
-        score=score,
-        env_options=options,
-    )
+_preset = functools.partial(preset, "impala")
 
 
 PRESETS = {

@@ -8,8 +8,10 @@ loss has the ½. Scores of Atari games are of whole games in true points, though
 from lives and signs of rewards.
 """
 
+import functools
+
 from agents.ppo import Config, RewardScale
-from launch.presets import Preset
+from launch.presets import preset
 
 _CARTPOLE = Config(
     total_steps=100_000,
@@ -119,26 +121,7 @@ _MASKED = Config(
     entropy_cost=0.01,
     hidden_sizes=(128, 128),
 )
-
-
-def _preset(
-    env: str,
-    config: Config,
-    source: str,
-    wall_clock: str,
-    score: str,
-    options: tuple[tuple[str, object], ...] = (),
-) -> Preset:
-    workdir = f"runs/{env.replace(':', '-')}"
-    return Preset(
-        config=config,
-        command=f"python -m launch.train --agent=ppo --env={env} --workdir={workdir}",
-        source=source,
-        hardware="2 CPU cores",
-        wall_clock=wall_clock,
-        score=score,
-        env_options=options,
-    )
+_preset = functools.partial(preset, "ppo")
 
 
 # Scores are means of 100 greedy episodes a seed by `python -m launch.benchmark scores`, 2026-11-21,

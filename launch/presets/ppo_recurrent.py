@@ -4,8 +4,10 @@
 `--config.memory=lstm` or `attention` changes what it remembers with.
 """
 
+import functools
+
 from agents.ppo_recurrent import Config
-from launch.presets import Preset
+from launch.presets import preset
 
 _TMAZE = Config(
     total_steps=150_000,
@@ -37,34 +39,25 @@ _MINIGRID = Config(
     learning_rate=1e-3,
     entropy_cost=0.01,
 )
-
-
-def _preset(env: str, config: Config, wall_clock: str, score: str) -> Preset:
-    workdir = f"runs/ppo_recurrent-{env.replace(':', '-')}"
-    return Preset(
-        config=config,
-        command=f"python -m launch.train --agent=ppo_recurrent --env={env} --workdir={workdir}",
-        source="our own",
-        hardware="2 CPU cores",
-        wall_clock=wall_clock,
-        score=score,
-    )
+_preset = functools.partial(preset, "ppo_recurrent")
 
 
 PRESETS = {
     "rljax:tmaze": _preset(
         "rljax:tmaze",
         _TMAZE,
+        "our own",
         "not measured",
         "1.00 (100 greedy episodes, seed 0; -0.02 without memory); at most 1",
     ),
     "rljax:cartpole_positions": _preset(
         "rljax:cartpole_positions",
         _POSITIONS,
+        "our own",
         "not measured",
         "499.5 (100 greedy episodes, seed 0; 41.7 without memory); at most 500",
     ),
     "MiniGrid-MemoryS7-v0": _preset(
-        "MiniGrid-MemoryS7-v0", _MINIGRID, "not measured", "not measured; at most 1"
+        "MiniGrid-MemoryS7-v0", _MINIGRID, "our own", "not measured", "not measured; at most 1"
     ),
 }

@@ -4,8 +4,10 @@
 experience, which these keep. Theirs collect in one environment, ours in four.
 """
 
+import functools
+
 from agents.sac import Config
-from launch.presets import Preset
+from launch.presets import Preset, preset
 
 _PENDULUM = Config(
     total_steps=20_000,
@@ -25,18 +27,7 @@ _CARTPOLE = Config(
     learning_rate=1e-3,
     target_entropy_fraction=0.2,
 )
-
-
-def _preset(env: str, config: Config, source: str, wall_clock: str, score: str) -> Preset:
-    workdir = f"runs/sac-{env.replace(':', '-')}"
-    return Preset(
-        config=config,
-        command=f"python -m launch.train --agent=sac --env={env} --workdir={workdir}",
-        source=source,
-        hardware="2 CPU cores",
-        wall_clock=wall_clock,
-        score=score,
-    )
+_preset = functools.partial(preset, "sac")
 
 
 def _mujoco(env: str, published: str) -> Preset:

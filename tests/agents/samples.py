@@ -1,15 +1,12 @@
-"""Made-up samples of replay, and one update over them on any number of devices."""
-
-import functools
+"""Made-up samples of replay."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rljax import sharding
 from rljax.agent import PRIORITY
 from rljax.replay.base import Sample
 from rljax.types import Box, EnvSpec, Observation
+from tests.agents import updates
 
 B = 8  # rows
 
@@ -47,24 +44,7 @@ def sample(spec: EnvSpec, key: jax.Array, rows: int = B) -> Sample:
     )
 
 
-@functools.cache  # so that an agent's update compiles once
-def _updater(update, devices, backend):
-    return sharding.data_parallel(update, sharding.mesh(devices), backend, batch_axes=0)
-
-
-def learn(agent, state, batch, key, *, devices=1, backend=sharding.Parallel.SHARD_MAP):
-    """One update over `devices` devices, its metrics, and the priorities; `state` survives."""
-    update = _updater(agent.update, devices, backend)
-    state, metrics = update(sharding.replicate(state, sharding.mesh(devices)), batch, key)
-    metrics = {name: np.asarray(x) for name, x in sharding.local(metrics).items()}
-    priority = metrics.pop(PRIORITY, None)
-    return sharding.local(state), metrics, priority
-
-
-def same(a, b, **tolerance):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
-
-
-def differs(a, b) -> bool:
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return any(x.shape != y.shape or not np.array_equal(x, y) for x, y in leaves)
+def learn(agent, state, batch, key, **options):
+    """`updates.learn`, with the priorities of rows apart from the metrics."""
+    state, metrics = updates.learn(agent, state, batch, key, **options)
+    return state, metrics, metrics.pop(PRIORITY, None)

@@ -12,8 +12,9 @@ from agents import a2c
 from rljax import normalizers, sharding
 from rljax.optim import Optimizer
 from rljax.types import Observation
+from tests.agents.rollouts import PIXELS, SPECS, B, T, rollout_of
 from tests.agents.test_ppo import CHANGES as PPO_CHANGES
-from tests.agents.test_ppo import PIXELS, SPECS, B, T, differs, learn, rollout_of, same
+from tests.agents.updates import differs, learn, same
 
 CONFIG = a2c.Config(
     total_steps=T * B * 10,

@@ -14,7 +14,8 @@ from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation
 from serving import bundle
-from tests.agents.samples import B, differs, learn, same, sample
+from tests.agents.samples import B, learn, sample
+from tests.agents.updates import differs, same
 
 SPECS = {
     "vector": EnvSpec("vector", (3,), "float32", Discrete(4)),
@@ -145,6 +146,21 @@ def test_epsilon_falls_with_the_rows_and_stays(key):
     assert late.policy.epsilon == pytest.approx(0.1)
 
 
+def test_the_rate_falls_to_0_at_the_last_update(key):
+    agent = dqn.make(dataclasses.replace(CONFIG, anneal_learning_rate=True), SPECS["vector"])
+    state, batch = agent.init(key), sample(SPECS["vector"], key)
+    drive = dqn.loop(CONFIG)
+    total = (CONFIG.total_steps // drive.rows - 4) * CONFIG.num_updates
+    for done in (0, total // 4, total - 1, total):
+        before = state._replace(updates=jnp.int32(done))
+        after, metrics, _ = learn(agent, before, batch, key)
+        left = 1 - done / total
+        assert metrics["policy/learning_rate"] == pytest.approx(
+            CONFIG.learning_rate * left, rel=1e-4
+        )
+        assert differs(after.params, before.params) == (done < total)
+
+
 def test_choices_obey_mask_and_propensity(key):
     agent = dqn.make(CONFIG, SPECS["masked"])
     policy = agent.init(key).policy._replace(epsilon=jnp.float32(0.4))
@@ -206,6 +222,7 @@ REPLAY = {
 CHANGES = {
     "total_steps": 2_000,
     "learning_rate": 1e-3,
+    "anneal_learning_rate": True,
     "adam_epsilon": 1e-2,
     "max_grad_norm": 1e-3,
     "double": False,

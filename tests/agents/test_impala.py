@@ -14,8 +14,9 @@ from rljax.envs import catch, wrappers
 from rljax.loops import on_policy
 from rljax.optim import Optimizer
 from rljax.types import Observation, Trajectory
+from tests.agents.rollouts import PIXELS, SPECS, B, T, rollout_of
 from tests.agents.test_ppo import CHANGES as PPO_CHANGES
-from tests.agents.test_ppo import PIXELS, SPECS, B, T, differs, learn, rollout_of, same
+from tests.agents.updates import differs, learn, same
 
 CONFIG = impala.Config(
     total_steps=T * B * 10,

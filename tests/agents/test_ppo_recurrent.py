@@ -15,7 +15,7 @@ from rljax.loops import on_policy
 from rljax.nn.memory import Memory
 from rljax.types import Box, Discrete, EnvSpec, Observation, Part, Trajectory, Transition
 from tests.agents.test_ppo import CHANGES as PPO_CHANGES
-from tests.agents.test_ppo import differs, learn, same
+from tests.agents.updates import differs, learn, same
 
 T, B = 6, 8
 SPECS = {

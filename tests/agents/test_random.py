@@ -13,7 +13,7 @@ from agents import random
 from rljax import rollout
 from rljax.envs import catch, wrappers
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
-from tests.agents.test_ppo import learn
+from tests.agents.updates import learn
 
 N = 6_000
 CONFIG = random.Config(total_steps=64, num_envs=4, rollout_length=4)

@@ -14,7 +14,8 @@ from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 from serving import bundle
-from tests.agents.samples import B, differs, learn, same, sample
+from tests.agents.samples import B, learn, sample
+from tests.agents.updates import differs, same
 
 BOX = Box((-1.0, -2.0), (1.0, 4.0))
 SPECS = {

@@ -7,9 +7,10 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from launch.benchmarks import Options, off_policy, processes
+from launch.benchmarks import Options, measure, off_policy, processes
 from rljax import registry
 from rljax.config import UsageError
 
@@ -48,10 +49,22 @@ def test_every_row_of_a_setting_is_measured(as_before):
         "score/greedy",
     ]
     assert all(0 < row.value < math.inf for row in rows)
-    assert all(row.peer is None for row in rows)
+    assert {row.name: row.peer for row in rows if row.peer} == {"dqn/update": "bound"}
     assert all(row.settings == setting.describe(num_threads=1) for row in rows)
     assert all(len(row.samples) == 2 for row in rows if row.name != "dqn/first_rows")
     assert setting.updates_per_row == 0.25
+
+
+def test_the_bound_counts_every_matrix_product():
+    def update(x, w):
+        return jax.lax.scan(lambda y, _: (jax.jit(jnp.matmul)(y, w), ()), x @ w, length=5)[0]
+
+    products = 2 * (2 * 3 * 4 * 4)  # the loop's counts once
+    assert measure.matmul_flops(update, jnp.ones((3, 4)), jnp.ones((4, 4))) == products
+    assert (
+        measure.matmul_flops(jax.vmap(update, (0, None)), jnp.ones((7, 3, 4)), jnp.ones((4, 4)))
+        == 7 * products
+    )
 
 
 def test_the_peer_is_given_our_settings(monkeypatch):

@@ -107,3 +107,19 @@ def test_first_places_are_uniform(key):
     counts = np.bincount(function(jax.random.split(key, 4000)), minlength=4)
     # binomial with p = 1/4: 1000 ± 5 deviations of √(4000·¼·¾) = 27
     np.testing.assert_allclose(counts, 1000, atol=137)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 4096, 2**20])
+def test_a_permutation_has_every_number_once(size, key):
+    order = np.asarray(minibatches._permutation(key, size))
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+    if size >= 100:
+        assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 4 / np.sqrt(size)
+
+
+def test_all_permutations_are_as_likely(key):
+    keys = jax.random.split(key, 24_000)
+    orders = np.asarray(jax.vmap(lambda key: minibatches._permutation(key, 4))(keys))
+    counts = np.unique(orders @ np.array([64, 16, 4, 1]), return_counts=True)[1]
+    assert len(counts) == 24
+    assert np.sum((counts - 1000) ** 2 / 1000) < 49.7  # χ² of 23 degrees: more in 1 of 1,000
