@@ -159,8 +159,10 @@ def _matmul_flops(jaxpr: core.Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left, result = np.shape(equation.invars[0].aval), np.shape(equation.outvars[0].aval)
-            total += 2 * math.prod(left[axis] for axis in contracted) * math.prod(result)
+            left: Any = equation.invars[0].aval
+            result: Any = equation.outvars[0].aval
+            inner = math.prod(left.shape[axis] for axis in contracted)
+            total += 2 * inner * math.prod(result.shape)
         total += sum(map(_matmul_flops, core.jaxprs_in_params(equation.params)))
     return total
 
