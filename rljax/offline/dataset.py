@@ -1,0 +1,199 @@
+"""A dataset of episodes in memory: rows as rollouts have them, one episode after another.
+
+An episode of T steps is T + 1 rows: its steps, then the row that holds its final observation, which
+is not `valid` (`rljax.types` has the legend). So no observation is stored twice, a termination is
+told from a time limit, and what follows a step is the row behind it, never another episode's.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rljax.types import Box, EnvSpec, Observation, Transition
+
+
+class Episode(NamedTuple):
+    """What happened between a reset and an ending; NumPy arrays."""
+
+    observation: Observation  # [T + 1, ...]: the last is what the last step led to
+    action: np.ndarray  # [T, ...]
+    reward: np.ndarray  # float32 [T]
+    terminated: bool  # by the task; else by a time limit, or where the log ends
+    extras: dict[str, np.ndarray] = {}  # [T, ...], e.g. "log_prob": ln of the action's propensity
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Rows of E episodes, `[N, ...]`; NumPy arrays, as they are kept on the host."""
+
+    spec: EnvSpec
+    rows: Transition  # [N, ...]
+    starts: np.ndarray  # int64 [E + 1]: each episode's first row; N at the end
+    source: str = ""  # where it came from, for messages and provenance
+
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+        return len(self.starts) - 1
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all episodes; rows that only hold a final observation are none."""
+        return len(self.rows.reward) - self.num_episodes
+
+    def episode(self, number: int) -> Episode:
+        """One of the episodes, from 0; views of the rows."""
+        first, end = self.starts[number : number + 2]
+        seen = jax.tree.map(lambda x: x[first:end], self.rows.observation)
+        steps = slice(first, end - 1)
+        return Episode(
+            seen,
+            self.rows.action[steps],
+            self.rows.reward[steps],
+            bool(self.rows.discount[end - 2] == 0),
+            {name: column[steps] for name, column in self.rows.extras.items()},
+        )
+
+    def episodes(self) -> Iterator[Episode]:
+        """All of them, in order."""
+        return map(self.episode, range(self.num_episodes))
+
+    def returns(self) -> np.ndarray:
+        """Undiscounted return of each episode, float64 `[E]`."""
+        sums = np.concatenate([[0.0], np.cumsum(self.rows.reward, dtype=np.float64)])
+        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+
+    def select(self, numbers: Iterable[int]) -> "Dataset":
+        """The dataset of these episodes only, in this order. Raises ValueError for none."""
+        chosen = [self.episode(number) for number in numbers]
+        return make(self.spec, chosen, self.source)
+
+
+def make(spec: EnvSpec, episodes: Iterable[Episode], source: str = "") -> Dataset:
+    """Joins episodes to a dataset.
+
+    Raises:
+        ValueError: there is none, or one is empty, or its lengths, shapes or numbers do not fit;
+            the sentence names the episode.
+    """
+    parts = []
+    for number, episode in enumerate(episodes):
+        try:
+            parts.append(_rows(spec, episode))
+        except ValueError as error:
+            raise ValueError(f"{source or 'the dataset'}: episode {number} {error}") from None
+    if not parts:
+        raise ValueError(f"{source or 'the dataset'} has no episode.")
+    names = set(parts[0].extras)
+    for number, part in enumerate(parts):
+        if set(part.extras) != names:
+            raise ValueError(
+                f"{source or 'the dataset'}: episode {number} has {sorted(part.extras)} beside "
+                f"its steps, and episode 0 has {sorted(names)}."
+            )
+    rows = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    lengths = [len(part.reward) for part in parts]
+    return Dataset(spec, rows, np.concatenate([[0], np.cumsum(lengths)]), source)
+
+
+def top(dataset: Dataset, fraction: float) -> Dataset:
+    """The share `fraction` of the episodes, one at least, whose returns are the highest."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the share of episodes must lie in (0, 1], not {fraction}.")
+    count = max(1, round(fraction * dataset.num_episodes))
+    best = np.argsort(-dataset.returns(), kind="stable")[:count]
+    return dataset.select(np.sort(best).tolist())
+
+
+def moments(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of vectors over the steps, float32 `[O]`; final observations apart.
+
+    Raises ValueError for anything but plain vectors.
+    """
+    features = dataset.rows.observation.features
+    if not isinstance(features, np.ndarray) or features.dtype != np.float32:
+        raise ValueError(f"{dataset.spec.name} shows no plain vectors to be normalized.")
+    seen = features[dataset.rows.valid].astype(np.float64)
+    return seen.mean(axis=0).astype(np.float32), seen.var(axis=0).astype(np.float32)
+
+
+def _rows(spec: EnvSpec, episode: Episode) -> Transition:
+    """T + 1 rows. Raises ValueError with the end of a sentence that names the episode."""
+    steps = len(episode.reward)
+    if not steps:
+        raise ValueError("has no step.")
+    _check_lengths(episode, steps)
+    _check_observation(spec, episode.observation)
+    _check_action(spec, episode)
+    if not np.isfinite(episode.reward).all():
+        row = int(np.argmin(np.isfinite(episode.reward)))
+        raise ValueError(f"has the reward {episode.reward[row]} in step {row}.")
+
+    def padded(x: Any, dtype: Any) -> np.ndarray:
+        x = np.asarray(x, dtype)
+        return np.concatenate([x, np.zeros((1, *x.shape[1:]), dtype)])
+
+    last = np.arange(steps + 1) == steps - 1
+    return Transition(
+        Observation(*jax.tree.map(np.asarray, episode.observation)),
+        padded(episode.action, spec.action.dtype),
+        padded(episode.reward, np.float32),
+        np.where(last & episode.terminated, 0.0, 1.0).astype(np.float32),
+        np.arange(steps + 1) < steps,
+        {name: padded(column, np.float32) for name, column in episode.extras.items()},
+    )
+
+
+def _check_lengths(episode: Episode, steps: int) -> None:
+    columns = {"action": episode.action, **episode.extras}
+    for name, column in columns.items():
+        if len(column) != steps:
+            raise ValueError(f"has {len(column)} of {name} and {steps} rewards.")
+    for array in jax.tree.leaves(episode.observation):
+        if len(array) != steps + 1:
+            raise ValueError(
+                f"has {len(array)} observations for {steps} steps: there must be one more, what "
+                "the last step led to."
+            )
+
+
+def _check_observation(spec: EnvSpec, observation: Observation) -> None:
+    alone = not spec.named_parts
+    features = {"observation": observation.features} if alone else observation.features
+    for name, shape, dtype in spec.parts:
+        if name not in features or features[name].shape[1:] != shape:
+            found = features[name].shape[1:] if name in features else "nothing"
+            raise ValueError(f"shows {found} where {spec.name} has {name} of shape {shape}.")
+        if features[name].dtype != dtype:
+            raise ValueError(f"shows {name} as {features[name].dtype}, not as {dtype}.")
+        if dtype == "float32" and not np.isfinite(features[name]).all():
+            flat = np.isfinite(features[name]).reshape(len(features[name]), -1).all(axis=1)
+            raise ValueError(f"shows something that is not finite in row {int(np.argmin(flat))}.")
+    if spec.has_mask != (observation.mask is not None):
+        raise ValueError(f"{'lacks' if spec.has_mask else 'has'} masks of allowed actions.")
+
+
+def _check_action(spec: EnvSpec, episode: Episode) -> None:
+    action, steps = np.asarray(episode.action), len(episode.reward)
+    if action.shape != (steps, *spec.action.shape):
+        raise ValueError(
+            f"has actions of shape {action.shape[1:]}, and {spec.name} of {spec.action.shape}."
+        )
+    if isinstance(spec.action, Box):
+        fits = np.isfinite(action).all(axis=1)
+        low, high = (np.array(x, np.float32) for x in (spec.action.low, spec.action.high))
+        fits &= ((action >= low[None]) & (action <= high[None])).all(axis=1)
+    else:
+        counts = np.array(getattr(spec.action, "nvec", getattr(spec.action, "num_actions", 0)))
+        fits = ((action >= 0) & (action < counts)).reshape(steps, -1).all(axis=1)
+        mask = episode.observation.mask
+        if mask is not None and action.ndim == 1:
+            fits &= np.take_along_axis(np.asarray(mask)[:-1], action[:, None] % counts, 1)[:, 0]
+    if not fits.all():
+        row = int(np.argmin(fits))
+        raise ValueError(
+            f"takes the action {action[row].tolist()} in step {row}, which is not allowed there."
+        )
