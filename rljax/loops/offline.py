@@ -1,0 +1,258 @@
+"""Learn from a dataset: many updates in one compiled call, each from rows drawn at random.
+
+The rows lie on the device, every call scans `updates_per_call` updates over them, and Python only
+comes back to report. A dataset that is larger than the device's memory is streamed: the host reads
+the drawn rows (from a memory map, if that is what the dataset is) and hands them over, a call's
+worth at a time; the draws, and so all that is learned, are the same.
+
+Draws come from the seed and the number of the update, so that number is the cursor: a run that was
+killed goes on, bit for bit, as if it had not been.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Int
+
+from rljax import normalizers, sharding
+from rljax.agent import AXIS, Agent
+from rljax.loops.on_policy import keys
+from rljax.offline import dataset as datasets
+from rljax.offline.dataset import Dataset
+from rljax.replay import memory, ring
+from rljax.replay.base import Sample
+from rljax.types import Metrics, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How many updates, of what; steps are updates."""
+
+    total_updates: int
+    batch_size: int  # rows of an update, drawn with replacement
+    discount: float  # γ
+    num_steps: int = 1  # n of n-step returns
+    top_fraction: float = 1.0  # learn from this share of the episodes only, of the highest return
+    seed: int = 0
+    parallel: sharding.Parallel = sharding.Parallel.SHARD_MAP
+    num_devices: int = 0  # 0: all; each learns from its share of a batch
+    streamed: bool | None = None  # rows stay on the host; None: where the device has no room
+    updates_per_call: int = 1000
+    cadences: tuple[int, ...] = ()  # in updates: calls end where a multiple of one is reached
+
+    @property
+    def rows(self) -> int:
+        """Steps of one update."""
+        return 1
+
+    @property
+    def last_step(self) -> int:
+        """Where training ends."""
+        return self.total_updates
+
+
+class State(NamedTuple):
+    """All that a resume needs, besides the dataset."""
+
+    train: Any
+
+
+def check(dataset: Dataset, config: Config) -> None:
+    """Raises ValueError where dataset, batches and devices do not fit together."""
+    devices = sharding.mesh(config.num_devices).devices.size
+    if config.batch_size % devices:
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be split over {devices} devices: "
+            f"choose a multiple of {devices}, or set --num_devices."
+        )
+    if config.parallel is not sharding.Parallel.SHARD_MAP or jax.process_count() > 1:
+        raise ValueError("learning from a dataset is for one process and --parallel=shard_map.")
+    if config.updates_per_call < 1 or config.total_updates < 1:
+        raise ValueError("total_updates and updates_per_call must be at least 1.")
+    if not dataset.num_steps:
+        raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
+
+
+def init(agent: Agent, dataset: Dataset, config: Config) -> State:
+    """The state before the first update, with the dataset's statistics where the agent asks.
+
+    Raises ValueError where it asks for those of anything but vectors.
+    """
+    train = jax.jit(agent.init)(keys(config.seed, -1)[0])
+    if getattr(train, "observation", None) is None:
+        return State(train)
+    dataset = datasets.top(dataset, config.top_fraction)
+    mean, variance = datasets.moments(dataset)
+    found = normalizers.Moments(
+        jnp.float32(dataset.num_steps), jnp.asarray(mean), jnp.asarray(variance)
+    )
+    return State(train._replace(observation=found))
+
+
+def run(
+    agent: Agent, dataset: Dataset, state: State, config: Config, first_step: int
+) -> Iterator[tuple[int, State, Metrics]]:
+    """Trains from update `first_step` on; yields once a call, with the means over its updates.
+
+    The arrays of a yielded state are donated to the next call: save or copy them before asking for
+    it. Raises what `check` raises, at once.
+    """
+    check(dataset, config)
+    if config.top_fraction < 1:
+        dataset = datasets.top(dataset, config.top_fraction)
+    mesh = sharding.mesh(config.num_devices)
+    make = _streamed if _is_streamed(dataset, config, mesh) else _in_memory
+    return _calls(make(agent, dataset, config, mesh), state, config, mesh, first_step)
+
+
+def draw(
+    valid: Int[Array, " M"], seed: Int[Array, ""], number: Int[Array, ""], batch_size: int
+) -> tuple[Int[Array, " B"], Array]:
+    """The rows of update `number`, out of the M that are steps, and the key to learn with."""
+    sample_key, learn_key = keys(seed, number)
+    return valid[jax.random.randint(sample_key, (batch_size,), 0, valid.shape[0])], learn_key
+
+
+Advance = Callable[[Any, int, int], tuple[Any, Metrics]]  # train, first, stop -> train, means
+
+
+def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Advance:
+    """Everything in one program, with the rows of the dataset on every device."""
+
+    def many(train: Any, data: tuple[ring.Ring, Array], bounds: Array) -> tuple[Any, Metrics]:
+        first, stop, seed = bounds
+        rows, valid = data
+
+        def update(number: Array, train: Any) -> tuple[Any, Metrics]:
+            index, key = draw(valid, seed, number, config.batch_size)
+            index = _mine(index)
+            weight = jnp.ones(index.shape, jnp.float32)
+            sample = ring.take(rows, index, weight, config.num_steps, config.discount)
+            return agent.update(train, sample, key)
+
+        return _loop(update, train, first, stop)
+
+    compiled = _mapped(many, mesh)
+    data = sharding.replicate((_ring(dataset.rows), _steps(dataset)), mesh)
+
+    def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
+        return compiled(train, data, np.array([first, stop, config.seed], np.int32))
+
+    return advance
+
+
+def _streamed(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Advance:
+    """Rows are read on the host; a call takes along those that it needs, `[K, B, ...]`."""
+
+    def many(train: Any, data: tuple[Sample, Array], count: Array) -> tuple[Any, Metrics]:
+        samples, learn_keys = data
+
+        def update(number: Array, train: Any) -> tuple[Any, Metrics]:
+            sample = jax.tree.map(lambda x: _mine(x[number]), samples)
+            return agent.update(train, sample, learn_keys[number])
+
+        return _loop(update, train, jnp.zeros_like(count), count)
+
+    compiled = _mapped(many, mesh)
+    valid, on_host = _steps(dataset), jax.tree.map(lambda x: x[:, None], dataset.rows)
+    numbers = jnp.arange(config.updates_per_call)
+    draws = jax.jit(
+        jax.vmap(lambda number: draw(jnp.asarray(valid), config.seed, number, config.batch_size))
+    )
+
+    def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
+        index, learn_keys = draws(first + numbers)
+        samples = _gather(on_host, np.asarray(index), config)
+        data = sharding.replicate((samples, learn_keys), mesh)
+        return compiled(train, data, np.int32(stop - first))
+
+    return advance
+
+
+def _gather(rows: Transition, index: np.ndarray, config: Config) -> Sample:
+    """`ring.take` of rows `[N, 1, ...]` on the host: the same numbers from the same draws."""
+    flat = index.reshape(-1)
+    reach = flat[:, None] + np.arange(config.num_steps + 1)  # few rows of a large file
+    reach = np.minimum(reach, len(rows.reward) - 1)
+    needed, inverse = np.unique(reach, return_inverse=True)
+    some = jax.tree.map(lambda x: jnp.asarray(x[needed]), rows)
+    taken = ring.take(
+        ring.Ring(some, jnp.int32(0), jnp.int32(len(needed))),
+        jnp.asarray(inverse.reshape(reach.shape)[:, 0]),
+        jnp.ones(flat.shape, jnp.float32),
+        config.num_steps,
+        config.discount,
+    )
+    taken = taken._replace(index=jnp.asarray(flat))
+    return jax.tree.map(lambda x: x.reshape(*index.shape, *x.shape[1:]), taken)
+
+
+def _calls(
+    advance: Advance, state: State, config: Config, mesh: Mesh, first_step: int
+) -> Iterator[tuple[int, State, Metrics]]:
+    number, train = first_step, sharding.replicate(state.train, mesh)
+    while number < config.last_step:
+        due = [(number // every + 1) * every for every in (*config.cadences, config.last_step)]
+        stop = min(number + config.updates_per_call, *due)
+        start = time.perf_counter()
+        train, metrics = advance(train, number, stop)
+        # Once a call: with more in flight, emulated devices may deadlock.
+        metrics = jax.device_get(sharding.local(metrics))
+        metrics["time/updates_per_second"] = (stop - number) / (time.perf_counter() - start)
+        number = stop
+        yield number, State(train), metrics
+
+
+def _loop(
+    update: Callable[[Array, Any], tuple[Any, Metrics]], train: Any, first: Array, stop: Array
+) -> tuple[Any, Metrics]:
+    """Updates `first` to `stop - 1`, and the means of what they report."""
+    shapes = jax.eval_shape(update, first, train)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+
+    def body(number: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        train, metrics = update(number, carry[0])
+        return train, jax.tree.map(jnp.add, carry[1], metrics)
+
+    train, total = jax.lax.fori_loop(first, stop, body, (train, nothing))
+    return train, jax.tree.map(lambda x: x / (stop - first), total)
+
+
+def _mapped(many: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    whole = PartitionSpec()
+    return jax.jit(
+        jax.shard_map(many, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False),
+        donate_argnums=0,
+    )
+
+
+def _mine(x: Array) -> Array:
+    """This device's share of rows `[B, ...]`."""
+    share = x.shape[0] // jax.lax.axis_size(AXIS)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * share, share)
+
+
+def _ring(rows: Transition) -> ring.Ring:
+    """The rows as a full ring of one environment: what follows a row is the row behind it."""
+    rows = jax.tree.map(lambda x: jnp.asarray(x)[:, None], rows._replace(extras={}))
+    return ring.Ring(rows, jnp.int32(0), jnp.int32(rows.reward.shape[0]))
+
+
+def _steps(dataset: Dataset) -> np.ndarray:
+    """The numbers of the rows that are steps."""
+    return np.flatnonzero(dataset.rows.valid).astype(np.int32)
+
+
+def _is_streamed(dataset: Dataset, config: Config, mesh: Mesh) -> bool:
+    if config.streamed is not None:
+        return config.streamed
+    needed = sum(x.nbytes for x in jax.tree.leaves(dataset.rows))
+    free = memory.available(mesh.devices.flat[0])
+    return free is not None and needed > free // 2  # parameters and batches need some, too
