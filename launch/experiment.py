@@ -94,6 +94,8 @@ class Experiment:
     actors: Actors = Actors()
     num_seeds: int = 1  # runs in one program: `seed`, `seed` + 1, ...
     vary: Vary = ()  # every combination of the values runs with every seed
+    keep_checkpoints: int = 2  # the last ones, besides the best
+    dataset: str = ""  # what it learns from, in place of `source`; "": it collects for itself
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -182,7 +184,8 @@ def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
         "config": stored["config"],
         # How many actors there are, and where, changes nothing: `rljax.actors.base`.
         **({"staleness": staleness} if staleness else {}),
-        # Absent, as in older files, is the same as one run.
+        # Absent, as in older files, is the same as none, or as one run.
+        **({"dataset": stored["dataset"]} if stored.get("dataset") else {}),
         **({"num_seeds": stored["num_seeds"]} if stored.get("num_seeds", 1) > 1 else {}),
         **({"vary": dict(stored["vary"])} if stored.get("vary") else {}),
     }

@@ -63,6 +63,7 @@ def _define(name: str, hint: Any, default: Any, comment: str, minimum: int | Non
 
 _define("agent", str, "ppo", "The algorithm; its fields are the flags --config.<field>.")
 _define("env", str, None, "CartPole-v1, envpool:Pong-v5, gymnasium:Ant-v5, rljax:cartpole, ...")
+_define("dataset", str, None, "What bc, iql, cql, ... learn from; --env is then evaluated in.")
 _define("env_options", str, None, 'As JSON: {"max_episode_steps": 200}; default: of the preset.')
 _define("preset", str, None, "Tuned config to start from; default: that of --env; none: no preset.")
 _define("seed", int, 0, "Of parameters, environments and actions.", 0)
@@ -79,6 +80,7 @@ _define("num_devices", int, 0, "Devices that learn; 0: all of this process.", 0)
 _define("collector", Collector, Collector.AUTO, "Who steps the environments; auto: the fastest.")
 _define("num_threads", int, 0, "EnvPool's threads; 0: one per core.", 0)
 _define("checkpoint_every", int | None, None, "Rows; 0: at the end only; default: a tenth.", 0)
+_define("keep_checkpoints", int, 2, "How many of the last are kept, besides the best.", 1)
 _define("eval_every", int | None, None, "Rows; 0: at the end only; default: a tenth.", 0)
 _define("eval_episodes", int, 10, "Episodes per evaluation; 0: none.", 0)
 _define(
@@ -140,9 +142,7 @@ def experiment(argv: list[str]) -> Experiment:
     fields = _define_config(preset_config)
     values.append_flag_values(fields)
     command_line.parse(values, argv, suggested=[*_RUN, *fields])
-    if not values.env:
-        known = ", ".join(presets.load(values.agent))
-        raise UsageError(f"--env is missing; there are presets for {known}, but any task will do.")
+    _check_source(values, preset_config)
     if not values.workdir:
         raise UsageError("--workdir is missing: where the run is kept, e.g. --workdir=runs/first.")
     if values.seed >= 2**31:
@@ -184,13 +184,15 @@ def cluster(argv: list[str]) -> "Cluster | None":
 def _experiment(values: Any, config: Any, preset: str) -> Experiment:
     from rljax.sources import EnvSource  # imports JAX
 
-    tenth = config.total_steps // 10
+    offline = bool(values.dataset)
+    tenth = (config.total_updates if offline else config.total_steps) // 10
+    num_envs = 1 if offline else config.num_envs
     return Experiment(
         source=EnvSource(
-            name=values.env,
-            num_envs=config.num_envs,
+            name=values.env or "",
+            num_envs=num_envs,
             # environment i gets seed + i: strides keep the runs of other seeds from sharing any
-            seed=values.seed * config.num_envs % _ENV_SEEDS,
+            seed=values.seed * num_envs % _ENV_SEEDS,
             num_threads=values.num_threads,
             options=_options(values, preset),
         ),
@@ -204,7 +206,7 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
         collector=values.collector,
         checkpoint_every=tenth if values.checkpoint_every is None else values.checkpoint_every,
         eval_every=tenth if values.eval_every is None else values.eval_every,
-        eval_episodes=values.eval_episodes,
+        eval_episodes=values.eval_episodes if values.env else 0,
         log_every=values.log_every,
         # metrics.jsonl always: results and learning curves are read from it
         logging=Logging(
@@ -215,7 +217,29 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
         actors=actors.read(values),
         num_seeds=values.num_seeds,
         vary=graph.vary(values.vary),
+        keep_checkpoints=values.keep_checkpoints,
+        dataset=os.path.expanduser(values.dataset or ""),
     )
+
+
+def _check_source(values: Any, config: Any) -> None:
+    """Raises UsageError unless the run has what its agent learns from: a task, or a dataset."""
+    learns_offline = hasattr(config, "total_updates")
+    if learns_offline and not values.dataset:
+        raise UsageError(
+            f"--dataset is missing: {values.agent} learns from what was logged or collected; "
+            "--env is only where it is evaluated."
+        )
+    if values.dataset and not learns_offline:
+        raise UsageError(
+            f"--agent={values.agent} learns by acting, not from a --dataset: give an --env, or "
+            "another --agent, such as iql or cql."
+        )
+    if values.dataset and not values.env and values["eval_episodes"].present:
+        raise UsageError("--eval_episodes needs an --env to play them in.")
+    if not values.dataset and not values.env:
+        known = ", ".join(presets.load(values.agent))
+        raise UsageError(f"--env is missing; there are presets for {known}, but any task will do.")
 
 
 def _starting_config(values: Any) -> tuple[Any, str]:

@@ -105,9 +105,9 @@ def log_rows(experiment: Experiment, loop_config: Any) -> int:
     Unless --log_every says it, that is one update, or in the graph a hundredth of the run: each
     line is a return to Python.
     """
-    from rljax.loops import in_graph
+    from rljax.loops import in_graph, offline
 
     updates = experiment.log_every
-    if not updates and isinstance(loop_config, in_graph.Config):
+    if not updates and isinstance(loop_config, in_graph.Config | offline.Config):
         updates = loop_config.last_step // loop_config.rows // _LINES
     return max(1, updates or 1) * loop_config.rows

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 def train(experiment: Experiment) -> int:
     """`main`, on this process's devices or on those of all that have joined."""
-    from launch import graph, trained
+    from launch import data, graph, trained
     from launch.experiment import identity, open_workdir
     from rljax import checkpoint, config, distributed, faults
     from rljax.loops import LOOPS
@@ -50,11 +50,12 @@ def train(experiment: Experiment) -> int:
         workdir = pathlib.Path(experiment.workdir).absolute()
         if distributed.is_chief():
             open_workdir(experiment)
+            data.describe(source, workdir)
         loop = LOOPS[type(loop_config)]
-        checkpoints = checkpoint.Manager(workdir / "checkpoints")
+        checkpoints = checkpoint.Manager(workdir / "checkpoints", experiment.keep_checkpoints)
         first_step, state = checkpoints.restore_or(lambda: loop.init(agent, source, loop_config))
         run = loop.run(agent, source, state, loop_config, first_step)
-        evaluate = _evaluator(experiment, agent, loop_config)
+        evaluate = _evaluator(experiment, agent, loop_config) if experiment.eval_episodes else None
     speed, score = throughput.Throughput(window=20), None
     due = _Due(first_step, loop_config.last_step)
     log_rows = graph.log_rows(experiment, loop_config)
@@ -71,7 +72,7 @@ def train(experiment: Experiment) -> int:
             faults.check_metrics(step, measured)
             measured |= speed.update(step)
             score = None
-            if experiment.eval_episodes and due.now("eval", step, experiment.eval_every):
+            if evaluate and due.now("eval", step, experiment.eval_every):
                 score = evaluate(state.train.policy, step)
                 measured |= {f"eval/{name}": number for name, number in score.items()}
             stop.signal = distributed.agree(step, stop.signal)

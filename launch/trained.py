@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from launch import actors, graph
+from launch import actors, data, graph
 from launch import experiment as experiments
 from launch.command_line import usage_errors
 from launch.experiment import ActorKind, Experiment
 from rljax import checkpoint, registry, rollout, sharding, sources
 from rljax.agent import Agent
+from rljax.config import UsageError
 from rljax.envs.base import HostEnv, JaxEnv
-from rljax.loops import LOOPS, actor_learner, in_graph, on_policy
+from rljax.loops import LOOPS, actor_learner, in_graph, offline, on_policy
+from rljax.offline.dataset import Dataset
 
 EVAL_ENVS = 16  # environments that an evaluation plays in at once
 _EVAL_SEED = 2**30  # training's lie below
@@ -23,7 +25,7 @@ class Run(NamedTuple):
     """The parts of a run, joined: hand them to the loop of `loop_config`."""
 
     agent: Agent
-    source: HostEnv | JaxEnv | sources.Pools
+    source: HostEnv | JaxEnv | sources.Pools | Dataset
     loop_config: Any
 
 
@@ -57,8 +59,11 @@ def build(experiment: Experiment) -> Run:
 
 def loop_of(experiment: Experiment) -> Any:
     """The config of the loop that drives the experiment's agent."""
+    inner = registry.agent_module(experiment.agent).loop(experiment.config)
+    if isinstance(inner, offline.Config):
+        return data.loop(experiment, inner)
     inner = dataclasses.replace(
-        registry.agent_module(experiment.agent).loop(experiment.config),
+        inner,
         seed=experiment.seed,
         collector=rollout.Kind(experiment.collector.value),
         parallel=sharding.Parallel(experiment.parallel.value),
@@ -70,8 +75,10 @@ def loop_of(experiment: Experiment) -> Any:
     return inner if alone else actors.loop(experiment, inner)
 
 
-def _open(experiment: Experiment, loop_config: Any) -> HostEnv | JaxEnv | sources.Pools:
-    """This process's environments, as the loop wants them."""
+def _open(experiment: Experiment, loop_config: Any) -> HostEnv | JaxEnv | sources.Pools | Dataset:
+    """This process's environments, as the loop wants them; or the dataset."""
+    if isinstance(loop_config, offline.Config):
+        return data.open(experiment)
     source = own(experiment.source)
     if not isinstance(loop_config, actor_learner.Config):
         return sources.open(source)
@@ -97,7 +104,15 @@ def own(source: sources.EnvSource) -> sources.EnvSource:
 def fresh_source(
     experiment: Experiment, num_envs: int = EVAL_ENVS, seed: int = 0
 ) -> HostEnv | JaxEnv:
-    """Other environments of the same task, none of them seeded as those of training."""
+    """Other environments of the same task, none of them seeded as those of training.
+
+    Raises UsageError where the run has none: it learned from a dataset, without an --env.
+    """
+    if not experiment.source.name:
+        raise UsageError(
+            f"{experiment.workdir} was trained from {experiment.dataset} without --env, so there is "
+            "nothing to play: train it with --env."
+        )
     seed = _EVAL_SEED + (1000 * experiment.seed + seed) % (_EVAL_SEED - 10_000)
     return sources.open(dataclasses.replace(experiment.source, num_envs=num_envs, seed=seed))
 
@@ -116,8 +131,12 @@ def load(
     experiment = experiments.load(workdir)
     with usage_errors():
         module = registry.agent_module(experiment.agent)
-        source = sources.open(dataclasses.replace(experiment.source, num_envs=1))
-        agent = module.make(experiment.config, source.spec)
+        if experiment.dataset:
+            source, spec = None, data.spec(workdir)
+        else:
+            source = sources.open(dataclasses.replace(experiment.source, num_envs=1))
+            spec = source.spec
+        agent = module.make(experiment.config, spec)
         loop_config = loop_of(experiment)
         several = isinstance(loop_config, in_graph.Config)
         member = in_graph.member(loop_config, number or 0) if several else None
@@ -137,7 +156,7 @@ def load(
     return Trained(experiment, agent, train.policy, restored)
 
 
-def _train_state(agent: Agent, source: HostEnv | JaxEnv, loop_config: Any) -> Any:
+def _train_state(agent: Agent, source: HostEnv | JaxEnv | None, loop_config: Any) -> Any:
     """What the loop's state has under `train`."""
     if isinstance(loop_config, in_graph.Config):  # several side by side
         return in_graph.init(agent, source, loop_config).train

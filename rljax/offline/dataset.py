@@ -6,7 +6,8 @@ told from a time limit, and what follows a step is the row behind it, never anot
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ class Episode(NamedTuple):
     action: np.ndarray  # [T, ...]
     reward: np.ndarray  # float32 [T]
     terminated: bool  # by the task; else by a time limit, or where the log ends
-    extras: dict[str, np.ndarray] = {}  # [T, ...], e.g. "log_prob": ln of the action's propensity
+    extras: Mapping[str, np.ndarray] = MappingProxyType({})  # [T], e.g. "log_prob": ln propensity
 
 
 @dataclasses.dataclass(frozen=True)

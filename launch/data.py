@@ -1,0 +1,100 @@
+"""The dataset that a run learns from, and what a workdir keeps of it.
+
+workdir/dataset.json   {"path", "sha256", "episodes", "steps", "spec", ...}: where a policy comes
+                       from, and what it acts on, once the dataset itself is gone
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from launch import graph
+from launch.experiment import Experiment
+from rljax import config as configs
+from rljax import sharding, sources
+from rljax.config import UsageError
+from rljax.loops import offline
+from rljax.offline import sources as datasets
+from rljax.offline.dataset import Dataset
+from rljax.types import EnvSpec
+
+FILE = "dataset.json"
+
+
+def open(experiment: Experiment) -> Dataset:
+    """The dataset of a run, as the actions and observations of its --env, if it has one.
+
+    Raises ValueError where it cannot be read, or is of something else.
+    """
+    spec = None
+    if experiment.source.name:
+        spec = sources.open(dataclasses.replace(experiment.source, num_envs=1)).spec
+    return datasets.open(experiment.dataset, spec)
+
+
+def loop(experiment: Experiment, inner: offline.Config) -> offline.Config:
+    """The agent's loop as the run wants it; its calls end where something is due."""
+    every = (experiment.checkpoint_every, experiment.eval_every, graph.log_rows(experiment, inner))
+    return dataclasses.replace(
+        inner,
+        seed=experiment.seed,
+        parallel=sharding.Parallel(experiment.parallel.value),
+        num_devices=experiment.num_devices,
+        cadences=tuple(sorted({updates for updates in every if updates})),
+    )
+
+
+def describe(source: Any, workdir: pathlib.Path) -> None:
+    """Leaves `dataset.json`, if it is a dataset that is learned from.
+
+    Raises UsageError where the workdir's run has learned from another, whatever its path says.
+    """
+    if not isinstance(source, Dataset):
+        return
+    returns = source.returns()
+    told = {
+        "path": source.source,
+        "sha256": fingerprint(source),
+        "episodes": source.num_episodes,
+        "steps": source.num_steps,
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "spec": configs.to_json(source.spec),
+    }
+    path = workdir / FILE
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["sha256"] != told["sha256"]:
+            raise UsageError(
+                f"{source.source} is not what {workdir} has learned from: it had "
+                f"{before['steps']:,} steps with the hash {before['sha256'][:12]}, and has "
+                f"{told['steps']:,} with {told['sha256'][:12]}; give another --workdir."
+            )
+        return
+    temporary = path.with_name(f".{FILE}")
+    temporary.write_text(json.dumps(told, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def spec(workdir: str | pathlib.Path) -> EnvSpec:
+    """What the policy of a workdir sees and does. Raises UsageError where nothing tells."""
+    path = pathlib.Path(workdir) / FILE
+    try:
+        return configs.from_json(EnvSpec, json.loads(path.read_text())["spec"])
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing: train again, or restore it.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of all that is learned from."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((dataset.rows, dataset.starts)):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
