@@ -1,0 +1,254 @@
+"""Rows of a log in order, cut into episodes, and joined to a dataset; all columns at once.
+
+A log may hold millions of sessions of a step or two: nothing here loops over rows or episodes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rljax.offline.dataset import Dataset
+from rljax.offline.schema import Faults, Rules, Unfinished
+from rljax.types import EnvSpec, Observation, Transition
+
+
+class Decisions(NamedTuple):
+    """The rows of a log, as they lie in the file; where a row has no number of a kind, it is 0."""
+
+    stream: np.ndarray  # int64 [N]: rows of one number belong together; -1: nobody knows to whom
+    has_ids: bool  # a stream is what the log calls an episode or a session; else all are one
+    has_ends: bool  # the log tells where episodes end
+    step: np.ndarray | None  # int64 [N]
+    time: np.ndarray | None  # float64 [N], seconds
+    observation: Observation  # [N, ...]
+    next_observation: Observation  # [N, ...]; looked at where `knows_next`
+    knows_next: np.ndarray  # bool [N]
+    action: np.ndarray  # [N, ...]
+    reward: np.ndarray  # float32 [N]
+    terminated: np.ndarray  # bool [N]
+    truncated: np.ndarray  # bool [N]
+    final: np.ndarray  # bool [N]: holds a final observation, and no decision
+    extras: dict[str, np.ndarray]  # float32 [N]
+
+
+class Cut(NamedTuple):
+    """Which rows make up which episode."""
+
+    order: np.ndarray  # int64 [M]: rows of the file
+    starts: np.ndarray  # int64 [E + 1]: where in `order` each episode starts; M at the end
+
+
+def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
+    """Orders the rows and cuts them; what is wrong with their order goes to `faults`.
+
+    A pause of exactly `session_gap` cuts nothing; rows of equal times keep the file's order.
+
+    Raises:
+        ValueError: rows are to be sorted or cut by what the log does not have, or a fault is there.
+    """
+    by_time = rules.session_gap is not None or not log.has_ids or log.step is None
+    key = log.time if by_time else log.step
+    if rules.session_gap is not None and log.time is None:
+        raise ValueError("session_gap needs a column of times: name it by Columns(time=...).")
+    if rules.sort and key is None:
+        raise ValueError("the log has no column of steps or times to be sorted by.")
+    order = np.flatnonzero((log.stream >= 0) & ~faults.alone)
+    keys = (
+        (log.stream[order],) if key is None or not rules.sort else (key[order], log.stream[order])
+    )
+    order = order[np.lexsort(keys)]
+    if key is not None and not rules.sort:
+        back = _together(log, order) & (np.diff(key[order]) < 0)
+        if log.has_ids or rules.session_gap is not None:
+            faults.find(
+                "order",
+                _marked(faults, order[1:][back]),
+                lambda row: (
+                    f"its {'time' if by_time else 'step'} {key[row]} is before that of the "
+                    "row above of the same episode: sort=True puts rows in order."
+                ),
+            )
+    if log.has_ids and log.step is not None:
+        order = _without_duplicates(faults, log, order)
+    new = _starts(faults, log, order, rules)
+    if log.step is not None and not by_time:
+        _find_missing_steps(faults, log, order, new)
+    starts = np.append(np.flatnonzero(new), len(order))
+    _find_lone_ends(faults, log, order[new])
+    if rules.unfinished is Unfinished.REFUSE and not _is_bandit(log, rules):
+        last = order[starts[1:] - 1]
+        faults.find(
+            "unfinished",
+            _marked(faults, last[~_ends(log)[last]]),
+            lambda row: (
+                "its episode stops here, neither terminated nor truncated: unfinished="
+                "truncated or terminated says what that means."
+            ),
+        )
+    return _without_spoiled(faults, Cut(order, starts))
+
+
+def join(
+    spec: EnvSpec, log: Decisions, parts: Cut, rules: Rules, faults: Faults, source: str
+) -> Dataset:
+    """The episodes as a dataset; `faults.counts` gets how many last steps were given up.
+
+    Raises ValueError if no episode with a step is left.
+    """
+    last = parts.order[parts.starts[1:] - 1]
+    has_final = log.final[last]
+    before = parts.order[np.maximum(parts.starts[1:] - 2, parts.starts[:-1])]
+    decided = np.where(has_final, before, last)  # the last decision
+    terminated = log.terminated[decided]
+    if _is_bandit(log, rules):
+        terminated = np.ones_like(terminated)
+    elif rules.unfinished is Unfinished.TERMINATED:
+        terminated |= ~_ends(log)[last]
+    # Nothing is known of what the last step led to: its own state is the last that was seen.
+    given_up = ~has_final & ~terminated & ~log.knows_next[last]
+    faults.counts["last_steps_given_up"] += int(given_up.sum())
+    parts, kept = _without(parts, given_up & (np.diff(parts.starts) == 1))
+    faults.counts["episodes_without_step"] += int((~kept).sum())
+    last, has_final, terminated, given_up = (
+        x[kept] for x in (last, has_final, terminated, given_up)
+    )
+    if not len(last):
+        raise ValueError(f"{source} has no episode that can be learned from.")
+
+    # A final row is added where the log has none to spare. A terminated episode's is a copy of the
+    # last state if the log does not know better: behind discount 0 nothing ever looks at it.
+    added = ~has_final & ~given_up
+    copies = np.ones(len(parts.order), np.int64)
+    copies[parts.starts[1:] - 1] += added
+    rows = np.repeat(parts.order, copies)
+    starts = np.concatenate([[0], np.cumsum(np.diff(parts.starts) + added)])
+    finals = starts[1:] - 1
+    valid = np.ones(len(rows), bool)
+    valid[finals] = False
+    told = added & log.knows_next[last]
+
+    def seen(x: np.ndarray, following: np.ndarray) -> np.ndarray:
+        x = x[rows]
+        x[finals[told]] = following[last[told]]
+        return x
+
+    def decision(x: np.ndarray) -> np.ndarray:
+        x = x[rows]
+        x[finals] = 0
+        return x
+
+    discount = np.ones(len(rows), np.float32)
+    discount[finals[terminated] - 1] = 0.0
+    made = Transition(
+        jax.tree.map(seen, log.observation, log.next_observation),
+        decision(log.action),  # type: ignore[arg-type]
+        decision(log.reward),  # type: ignore[arg-type]
+        discount,  # type: ignore[arg-type]
+        valid,  # type: ignore[arg-type]
+        {name: decision(x) for name, x in log.extras.items()},  # type: ignore[misc]
+    )
+    return Dataset(spec, made, starts.astype(np.int64), source)
+
+
+def _is_bandit(log: Decisions, rules: Rules) -> bool:
+    """Whether nothing joins one row to the next: each is an episode that ends at once."""
+    return not (log.has_ids or log.has_ends or rules.session_gap is not None)
+
+
+def _ends(log: Decisions) -> np.ndarray:
+    return log.terminated | log.truncated | log.final
+
+
+def _together(log: Decisions, order: np.ndarray) -> np.ndarray:
+    """Bool `[M - 1]`: whether a row belongs to the stream of the row before it."""
+    return np.diff(log.stream[order]) == 0
+
+
+def _marked(faults: Faults, rows: np.ndarray) -> np.ndarray:
+    bad = np.zeros(len(faults.spoiled), bool)
+    bad[rows] = True
+    return bad
+
+
+def _starts(faults: Faults, log: Decisions, order: np.ndarray, rules: Rules) -> np.ndarray:
+    """Bool `[M]`: the first row of each episode."""
+    above, row = order[:-1], order[1:]
+    together = _together(log, order)
+    over = ((log.terminated | log.truncated)[above] & ~log.final[row]) | log.final[above]
+    over &= together
+    new = ~together
+    if _is_bandit(log, rules):
+        new[:] = True
+    elif log.has_ids and rules.session_gap is None:
+        faults.find(
+            "after the end",
+            _marked(faults, row[over]),
+            lambda row: "its episode ended in the row before: rows behind an end need another id.",
+        )
+    else:
+        new |= over
+    if rules.session_gap is not None and log.time is not None:
+        new |= np.diff(log.time[order]) > rules.session_gap
+    return np.concatenate([[True] * bool(len(order)), new]).astype(bool)
+
+
+def _without_duplicates(faults: Faults, log: Decisions, order: np.ndarray) -> np.ndarray:
+    """What was delivered twice is dropped once; two rows that differ spoil their episode."""
+    assert log.step is not None
+    twice = _together(log, order) & (np.diff(log.step[order]) == 0)
+    above, row = order[:-1][twice], order[1:][twice]
+    columns = [log.action, log.reward, log.terminated, log.truncated, log.final]
+    columns += [*jax.tree.leaves(log.observation), *log.extras.values()]
+    equal = np.ones(len(row), bool)
+    for values in columns:
+        equal &= (values[row] == values[above]).reshape(len(row), -1).all(axis=1)
+    where = np.full(len(log.step), -1)
+    where[row] = above
+
+    def say(row: int) -> str:
+        assert log.step is not None
+        return f"its episode has step {log.step[row]} twice: each must be there once."
+
+    faults.find("duplicate", _marked(faults, row[equal]), say, alone=True)
+    faults.find("two rows of one step", _marked(faults, row[~equal]), say)
+    return order[~faults.alone[order]]
+
+
+def _find_missing_steps(faults: Faults, log: Decisions, order: np.ndarray, new: np.ndarray) -> None:
+    assert log.step is not None
+    ahead = np.concatenate([[0], np.diff(log.step[order])]) if len(order) else order
+    missing = (ahead > 1) & ~new
+    due = np.zeros(len(log.step), np.int64)
+    due[order[1:]] = log.step[order[:-1]] + 1
+    steps = log.step
+    faults.find(
+        "missing steps",
+        _marked(faults, order[missing]),
+        lambda row: f"step {steps[row]} comes where step {due[row]} of its episode is due.",
+    )
+
+
+def _find_lone_ends(faults: Faults, log: Decisions, first: np.ndarray) -> None:
+    faults.find(
+        "final row alone",
+        _marked(faults, first[log.final[first]]),
+        lambda row: "it holds a final observation, but its episode has no step before it.",
+    )
+
+
+def _without_spoiled(faults: Faults, parts: Cut) -> Cut:
+    if not len(parts.order):
+        return parts
+    bad = np.logical_or.reduceat(faults.spoiled[parts.order], parts.starts[:-1])
+    kept, _ = _without(parts, bad)
+    faults.counts["episodes_dropped"] += int(bad.sum())
+    faults.counts["rows_dropped"] += len(parts.order) - len(kept.order)
+    return kept
+
+
+def _without(parts: Cut, bad: np.ndarray) -> tuple[Cut, np.ndarray]:
+    """The episodes that are not `bad`, bool [E]; and which were kept."""
+    lengths = np.diff(parts.starts)
+    order = parts.order[np.repeat(~bad, lengths)]
+    return Cut(order, np.concatenate([[0], np.cumsum(lengths[~bad])])), ~bad

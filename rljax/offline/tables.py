@@ -1,0 +1,143 @@
+"""Files as tables of cells: JSON lines, compressed or not, and Parquet."""
+
+import bz2
+import collections
+import gzip
+import json
+import lzma
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from rljax.offline.schema import OnFault, Table
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_CUT_SHORT = (EOFError, OSError, zlib.error, lzma.LZMAError)
+SPEC_KEY = b"rljax.spec"  # of a Parquet file's metadata
+
+
+def lines(path: str | os.PathLike[str]) -> Iterable[tuple[int, str]]:
+    """The lines of a text file with their numbers from 1; .gz, .bz2 and .xz are unpacked.
+
+    Raises:
+        ValueError: the file is absent, cut short, or no text.
+    """
+    path = pathlib.Path(path)
+    number = 0
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}.") from None
+    except (*_CUT_SHORT, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}, behind line {number}: the file is cut short or damaged ({error})."
+        ) from None
+
+
+def objects(
+    path: str | os.PathLike[str], on_fault: OnFault = OnFault.REFUSE
+) -> tuple[list[tuple[int, dict[str, Any]]], collections.Counter[str]]:
+    """The objects of a file of JSON lines with their lines; and how many lines were dropped.
+
+    Raises:
+        ValueError: a line is no JSON object, the last one perhaps cut short, and faults are
+            refused; or the file cannot be read, or has no line.
+    """
+    found, counts = [], collections.Counter()
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        try:
+            read = json.loads(line)
+            if not isinstance(read, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            if on_fault is OnFault.REFUSE:
+                whole = line.endswith("\n")
+                told = "is no JSON object" if whole else "is no JSON object: the file is cut short"
+                raise ValueError(f"{path}, line {number}: {_start(line)!r} {told}.") from None
+            counts["fault/no JSON object"] += 1
+            counts["rows_dropped"] += 1
+        else:
+            found.append((number, read))
+    if not found:
+        raise ValueError(f"{path} holds no JSON object; one a line would be right.")
+    return found, counts
+
+
+def of_objects(file: str, found: list[tuple[int, dict[str, Any]]]) -> Table:
+    """A table of objects: its columns are all of their keys, None where one lacks it."""
+    names = dict.fromkeys(name for _, row in found for name in row)
+    columns = {name: [row.get(name) for _, row in found] for name in names}
+    return Table(file, columns, np.array([number for number, _ in found]))
+
+
+def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
+    """A Parquet file, and its metadata; lists of one length become arrays `[N, W]`.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        ValueError: the file is absent, cut short, or none of Parquet.
+    """
+    pq = _pyarrow()
+    try:
+        read = pq.read_table(path)
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}.") from None
+    except (OSError, ValueError) as error:  # of pyarrow, ArrowInvalid is a ValueError
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no Parquet file, or is cut short: {told}") from None
+    columns = {name: _cells(read.column(name)) for name in read.column_names}
+    numbers = np.arange(1, read.num_rows + 1)
+    return Table(str(path), columns, numbers, "row"), dict(read.schema.metadata or {})
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise ImportError("Parquet files need pyarrow: pip install 'rljax[offline]'.") from error
+    return pq
+
+
+def _cells(column: Any) -> Any:
+    """An Arrow column as an array where it has nothing missing, else as a list."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_floating(kind) and column.null_count:
+        column = column.fill_null(float("nan"))  # which no reader takes for a number
+    plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if plain and not column.null_count:
+        return column.to_numpy()
+    if pa.types.is_timestamp(kind) and not column.null_count:
+        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() / 1e6
+    listed = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if any(test(kind) for test in listed) and not column.null_count and len(column):
+        return _matrix(column)
+    return column.to_pylist()
+
+
+def _matrix(column: Any) -> Any:
+    """Lists as an array `[N, W]` if all have one length and hold numbers or booleans only."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(column)
+    inner = column.type.value_type
+    plain = pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner)
+    flat = pc.list_flatten(column)
+    if not plain or flat.null_count or pc.min(lengths).as_py() != pc.max(lengths).as_py():
+        return column.to_pylist()
+    return flat.to_numpy().reshape(len(column), -1)
+
+
+def _start(line: str) -> str:
+    line = line.strip()
+    return line if len(line) <= 40 else f"{line[:37]}..."
