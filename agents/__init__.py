@@ -8,4 +8,9 @@ AGENTS = {  # name on the command line -> module; resolved lazily by rljax.regis
     "a2c": "agents.a2c",
     "impala": "agents.impala",
     "random": "agents.random",
+    "bc": "agents.bc",
+    "iql": "agents.iql",
+    "cql": "agents.cql",
+    "cql_discrete": "agents.cql_discrete",
+    "td3_bc": "agents.td3_bc",
 }

@@ -1,6 +1,6 @@
-"""Write a dataset of episodes by trained or random policies, with the propensity of each action.
+r"""Write a dataset of episodes by trained or random policies, with the propensity of each action.
 
-    python -m launch.collect --workdir=runs/cartpole --episodes=500 --policy=mixed \\
+    python -m launch.collect --workdir=runs/cartpole --episodes=500 --policy=mixed \
         --out=data/cartpole_medium
     python -m launch.collect --env=CartPole-v1 --policy=random --episodes=100 --out=data/random
 

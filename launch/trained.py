@@ -110,7 +110,7 @@ def fresh_source(
     """
     if not experiment.source.name:
         raise UsageError(
-            f"{experiment.workdir} was trained from {experiment.dataset} without --env, so there is "
+            f"{experiment.workdir} learned from {experiment.dataset} without --env, so there is "
             "nothing to play: train it with --env."
         )
     seed = _EVAL_SEED + (1000 * experiment.seed + seed) % (_EVAL_SEED - 10_000)

@@ -6,6 +6,7 @@ A file `launch/presets/<agent>.py` defines `PRESETS: dict[str, Preset]`, keyed b
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -49,3 +50,44 @@ def load(agent: str) -> dict[str, Preset]:
     if agent not in {module.name for module in pkgutil.iter_modules(__path__)}:
         return {}
     return importlib.import_module(f"{__name__}.{agent}").PRESETS
+
+
+def from_datasets(
+    agent: str,
+    ours: Mapping[str, Any],
+    d4rl: Mapping[str, Any],
+    published: Mapping[str, str],
+) -> dict[str, Preset]:
+    """Presets of an agent that learns from a dataset: configs by environment, and by D4RL's name.
+
+    `published` are normalized scores that go with D4RL's. The environment does not tell which of
+    D4RL's datasets it is: --preset=hopper-medium-v2 asks for one.
+    """
+    presets = {
+        env: dataclasses.replace(
+            preset(agent, env, config, "ours"),
+            command=f"python -m launch.train --agent={agent} --dataset=data/medium --env={env} "
+            f"--workdir=runs/{agent}-{env}",
+        )
+        for env, config in ours.items()
+    }
+    for name, config in d4rl.items():
+        env = _D4RL_ENVS[name.partition("-")[0]]
+        presets[name] = Preset(
+            config=config,
+            command=f"python -m launch.train --agent={agent} --preset={name} "
+            f"--dataset=data/{name}.hdf5 --env={env} --workdir=runs/{agent}-{name}",
+            source="CORL's configs",
+            hardware="2 CPU cores",
+            wall_clock="not measured",
+            score=f"not measured; published: {published[name]}, normalized, on v2 (CORL)",
+        )
+    return presets
+
+
+_D4RL_ENVS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
+D4RL_NAMES = tuple(
+    f"{env}-{level}-v2"
+    for env in _D4RL_ENVS
+    for level in ("medium", "medium-replay", "medium-expert")
+)

@@ -1,0 +1,25 @@
+"""CQL's presets, by environment and by D4RL's names.
+
+`python -m launch.train --agent=cql --dataset=FILE --env=NAME` starts from the one of NAME. Those of
+D4RL's datasets, --preset=hopper-medium-v2, are CORL's configs; the published numbers are its last
+scores of four seeds.
+"""
+
+from agents.cql import Config
+from launch.presets import D4RL_NAMES, from_datasets
+
+_SMALL = Config(
+    total_updates=30_000,
+    actor_learning_rate=3e-4,
+    conservative_weight=1.0,
+    actor_hidden_sizes=(128, 128),
+    critic_hidden_sizes=(128, 128),
+)
+_OURS = {
+    "Pendulum-v1": _SMALL,
+    "HalfCheetah-v4": Config(total_updates=100_000, normalize_observation=True),
+    "Hopper-v4": Config(total_updates=100_000, normalize_observation=True),
+}
+_D4RL = dict.fromkeys(D4RL_NAMES, Config(normalize_observation=True))
+_PUBLISHED = "47.04 45.04 95.63 59.08 95.11 99.26 80.75 73.09 109.56"
+PRESETS = from_datasets("cql", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True)))

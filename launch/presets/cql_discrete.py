@@ -1,0 +1,16 @@
+"""Discrete CQL's presets: `python -m launch.train --agent=cql_discrete --dataset=FILE --env=NAME`."""
+
+from agents.cql_discrete import Config
+from launch.presets import from_datasets
+
+_OURS = {
+    "CartPole-v1": Config(
+        total_updates=50_000,
+        batch_size=128,
+        learning_rate=3e-4,
+        target_rate=0.005,
+        target_period=1,
+        hidden_sizes=(128, 128),
+    ),
+}
+PRESETS = from_datasets("cql_discrete", _OURS, {}, {})

@@ -1,0 +1,31 @@
+"""IQL's presets, by environment and by D4RL's names.
+
+`python -m launch.train --agent=iql --dataset=FILE --env=NAME` starts from the one of NAME. Those of
+D4RL's datasets, --preset=hopper-medium-v2, are CORL's configs; the published numbers are its last
+scores of four seeds. CORL also divides the rewards of hopper-medium and hopper-medium-replay by the
+range of returns, which is left to the dataset here.
+"""
+
+from agents.iql import Config
+from launch.presets import D4RL_NAMES, from_datasets
+
+_SMALL = Config(total_updates=50_000, hidden_sizes=(128, 128))
+_LOCOMOTION = Config(normalize_observation=True)
+_EXCEPTIONS = {
+    "hopper-medium-v2": Config(normalize_observation=True, deterministic=True, target_rate=0.001),
+    "hopper-medium-replay-v2": Config(
+        normalize_observation=True, deterministic=True, target_rate=0.001
+    ),
+    "hopper-medium-expert-v2": Config(
+        normalize_observation=True, expectile=0.5, inverse_temperature=6.0
+    ),
+}
+_OURS = {
+    "CartPole-v1": _SMALL,
+    "Pendulum-v1": _SMALL,
+    "HalfCheetah-v4": Config(total_updates=200_000, normalize_observation=True),
+    "Hopper-v4": Config(total_updates=200_000, normalize_observation=True),
+}
+_D4RL = {name: _EXCEPTIONS.get(name, _LOCOMOTION) for name in D4RL_NAMES}
+_PUBLISHED = "48.31 44.46 94.74 67.53 97.43 107.42 80.91 82.15 111.72"
+PRESETS = from_datasets("iql", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True)))

@@ -1,0 +1,161 @@
+"""Learning from a dataset: what is drawn, that streaming and devices change nothing, resume."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax import normalizers, sharding
+from rljax.agent import AXIS, Agent
+from rljax.loops import offline
+from rljax.offline import dataset
+from rljax.types import Discrete, EnvSpec, Observation
+
+SPEC = EnvSpec("numbers", (2,), "float32", Discrete(3))
+CONFIG = offline.Config(
+    total_updates=20, batch_size=8, discount=0.5, num_devices=1, updates_per_call=7
+)
+
+
+class TrainState(NamedTuple):
+    observation: normalizers.Moments
+    seen: Any  # sums of what came
+
+    @property
+    def policy(self):
+        return self.observation
+
+
+def agent_of(spec=SPEC) -> Agent:
+    """Learns nothing; adds up its samples with weights that depend on the order of the updates."""
+
+    def init(key):
+        del key
+        return TrainState(normalizers.init_observation(spec), jnp.zeros(6))
+
+    def update(state, batch, key):
+        where = batch.observation.features[:, 0]
+        led = batch.next_observation.features[:, 0]
+        columns = (where, batch.reward, batch.discount, led, led - where, batch.weight)
+        mean = jax.lax.pmean(jnp.stack([jnp.mean(column) for column in columns]), AXIS)
+        noise = jax.random.uniform(key)
+        state = state._replace(seen=0.5 * state.seen + mean * (1 + noise))
+        return state, {"value/mean": mean[0], "value/discount": mean[2]}
+
+    return Agent(spec, init, lambda batch: (), lambda *args: args, update)
+
+
+def episode(first, steps, terminated):
+    """Observation (n, 0) of rows first, first + 1, ...; the reward of row n is n."""
+    rows = np.arange(first, first + steps + 1, dtype=np.float32)
+    features = np.stack([rows, np.zeros_like(rows)], axis=1)
+    action = np.zeros(steps, np.int32)
+    return dataset.Episode(Observation(features), action, rows[:-1], terminated)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return dataset.make(SPEC, [episode(0, 3, True), episode(10, 1, False), episode(20, 5, False)])
+
+
+def trained(data, state=None, first=0, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    agent = agent_of()
+    state = offline.init(agent, data, config) if state is None else state
+    yielded = list(offline.run(agent, data, state, config, first))
+    return [step for step, _, _ in yielded], yielded[-1][1], [m for _, _, m in yielded]
+
+
+def test_every_step_is_drawn_and_no_other_row(data):
+    rows = offline._ring(data.rows)
+    valid = jnp.asarray(offline._steps(data))
+    index = jnp.concatenate(
+        [offline.draw(valid, jnp.int32(0), jnp.int32(n), 64)[0] for n in range(10)]
+    )
+    counts = np.bincount(index, minlength=len(data.rows.reward))
+    np.testing.assert_array_equal(counts > 0, data.rows.valid)
+    assert abs(counts[data.rows.valid] - 640 / 9).max() < 4 * np.sqrt(640 / 9)
+    ring_take = offline.ring.take(rows, jnp.arange(3), jnp.ones(3), 1, 0.5)
+    np.testing.assert_array_equal(ring_take.next_observation.features[:, 0], [1, 2, 3])
+    np.testing.assert_array_equal(ring_take.discount, [0.5, 0.5, 0])  # the third terminated
+    cut = offline.ring.take(rows, jnp.array([4]), jnp.ones(1), 3, 0.5)  # episode of one step
+    assert cut.next_observation.features[0, 0] == 11
+    assert (cut.reward[0], cut.discount[0]) == (10, 0.5)  # a time limit: bootstrapped from
+
+
+def test_calls_end_where_something_is_due(data):
+    assert trained(data)[0] == [7, 14, 20]
+    assert trained(data, cadences=(5,))[0] == [5, 10, 15, 20]
+    assert trained(data, cadences=(6, 9))[0] == [6, 9, 12, 18, 20]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"updates_per_call": 20},
+        {"cadences": (3,)},
+        {"streamed": True},
+        {"streamed": True, "updates_per_call": 3, "cadences": (4,)},
+    ],
+    ids=["one call", "many", "streamed", "streamed, many"],
+)
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_how_rows_come_changes_nothing(data, changes, num_steps):
+    _, straight, _ = trained(data, num_steps=num_steps)
+    _, other, _ = trained(data, num_steps=num_steps, **changes)
+    jax.tree.map(np.testing.assert_array_equal, straight, other)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_devices_share_a_batch(data, streamed):
+    _, one, _ = trained(data)
+    _, two, _ = trained(data, num_devices=2, streamed=streamed)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), one, sharding.local(two))
+
+
+def test_a_resumed_run_is_the_straight_one(data):
+    _, straight, _ = trained(data)
+    _, half, _ = trained(data, total_updates=9)
+    _, resumed, _ = trained(data, half, 9)
+    jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+def test_seeds_draw_other_rows(data):
+    assert not np.array_equal(trained(data)[1].train.seen, trained(data, seed=1)[1].train.seen)
+
+
+def test_metrics_are_means_over_the_updates_of_a_call(data):
+    _, _, alone = trained(data, updates_per_call=1)
+    _, _, together = trained(data, updates_per_call=20)
+    for name in ("value/mean", "value/discount"):
+        mean = np.mean([metrics[name] for metrics in alone])
+        assert together[0][name] == pytest.approx(mean, rel=1e-5)
+    assert together[0]["time/updates_per_second"] > 0
+
+
+def test_statistics_are_those_of_the_steps_that_are_learned_from(data):
+    found = offline.init(agent_of(), data, CONFIG).train.observation
+    steps = np.array([0, 1, 2, 10, 20, 21, 22, 23, 24.0])
+    assert (found.count, found.variance[1]) == (9, 0)
+    assert found.mean[0] == pytest.approx(steps.mean())
+    assert found.variance[0] == pytest.approx(steps.var())
+    best = dataclasses.replace(CONFIG, top_fraction=1 / 3)
+    assert offline.init(agent_of(), data, best).train.observation.mean[0] == 22
+    assert 20 <= trained(data, top_fraction=1 / 3)[2][0]["value/mean"] <= 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_size": 9, "num_devices": 2}, "choose a multiple of 2"),
+        ({"parallel": sharding.Parallel.PMAP}, "--parallel=shard_map"),
+        ({"total_updates": 0}, "must be at least 1"),
+        ({"top_fraction": 0.0}, "must lie in"),
+    ],
+)
+def test_what_does_not_fit_is_refused(data, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        offline.run(agent_of(), data, None, dataclasses.replace(CONFIG, **changes), 0)
