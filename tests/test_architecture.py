@@ -33,7 +33,7 @@ TEXTS = [
     *(path for path in ROOT.iterdir() if path.is_file()),
     *(path for folder in ("docs", ".ci") for path in (ROOT / folder).rglob("*") if path.is_file()),
 ]
-PRESETS = [(agent, env) for agent in AGENTS for env in presets.load(agent)]
+PRESETS = [(agent, name) for agent in AGENTS for name in presets.load(agent)]
 
 
 def relative(path):
@@ -87,14 +87,15 @@ def test_every_agent_is_complete(name):
     assert callable(module.loop)
 
 
-@pytest.mark.parametrize(("agent", "env"), PRESETS)
-def test_every_preset_builds_and_survives_json(agent, env, key):
+@pytest.mark.parametrize(("agent", "name"), PRESETS)
+def test_every_preset_builds_and_survives_json(agent, name, key):
     module = importlib.import_module(AGENTS[agent])
-    preset = presets.load(agent)[env]
+    preset = presets.load(agent)[name]
     module.validate(preset.config)
     text = json.dumps(config.to_json(preset.config))
     assert config.from_json(module.Config, json.loads(text)) == preset.config
-    assert f"--env={env}" in preset.command
+    [env] = re.findall(r"--env=(\S+)", preset.command)
+    assert env == name or f"--preset={name}" in preset.command
     source = sources.open(sources.EnvSource(env, num_envs=1))
     jax.eval_shape(module.make(preset.config, source.spec).init, key)
 

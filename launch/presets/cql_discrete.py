@@ -1,4 +1,4 @@
-"""Discrete CQL's presets: `python -m launch.train --agent=cql_discrete --dataset=FILE --env=NAME`."""
+"""Discrete CQL's presets, by environment; all of them ours."""
 
 from agents.cql_discrete import Config
 from launch.presets import from_datasets
