@@ -1,0 +1,187 @@
+"""When not to trust an estimate, and why, in words.
+
+Weights that look harmless can rest on one episode, and estimators that differ cannot all be right.
+The thresholds are rules of thumb: they warn, they prove nothing.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from rljax.ope import trajectories as trajectories_lib
+from rljax.ope.intervals import Estimate
+from rljax.ope.trajectories import Trajectories
+
+_FEW, _SOME = 10, 50  # effective episodes below which nothing, and little, can be said
+_MOST, _MUCH = 0.5, 0.1  # share of the whole weight that one episode may carry
+_UNCOVERED = 0.01  # share of π's decisions that the log could not contain
+_DEVIATIONS = 4.0  # standard errors that the mean weight may be from 1
+
+Trust = Literal["high", "low", "none"]
+
+
+class Verdict(NamedTuple):
+    """How far to trust the estimates. Each reason is a clause in words, the gravest first."""
+
+    trust: Trust
+    reasons: tuple[str, ...]
+
+
+def effective_sizes(log_weight: Float[np.ndarray, "E T"]) -> Float[np.ndarray, " T"]:
+    """(Σ ρ)² / Σ ρ² at each step: of how many equal weights the variance would be the same.
+
+    Kong 1992. From 1, where one episode carries all, to E; 0 where no episode has any weight.
+    """
+    weight = _relative(log_weight)
+    square = (weight**2).sum(axis=0)
+    return weight.sum(axis=0) ** 2 / np.where(square > 0, square, 1.0)
+
+
+def largest_shares(log_weight: Float[np.ndarray, "E T"]) -> Float[np.ndarray, " T"]:
+    """Max ρ / Σ ρ at each step; 0 where no episode has any weight."""
+    weight = _relative(log_weight)
+    total = weight.sum(axis=0)
+    return weight.max(axis=0) / np.where(total > 0, total, 1.0)
+
+
+def uncovered_mass(
+    target: Float[np.ndarray, "*S A"], behavior: Float[np.ndarray, "*S A"]
+) -> Float[np.ndarray, "*S"]:
+    """π's probability of what b never does: no weight can make up for it."""
+    return np.where(behavior > 0, 0.0, target).sum(axis=-1)
+
+
+def verdict(
+    trajectories: Trajectories,
+    estimates: Sequence[Estimate] = (),
+    uncovered: Float[np.ndarray, "E T"] | None = None,
+) -> Verdict:
+    """Judges the weights, and whether estimators agree.
+
+    Args:
+        trajectories: what was logged.
+        estimates: with their intervals, to be compared with each other.
+        uncovered: `uncovered_mass` of each step, if all probabilities were logged.
+    """
+    none, low = _of_weights(trajectories)
+    low += _of_mean_weight(trajectories)
+    covered, uncovered_reasons = _of_support(trajectories, uncovered)
+    (low if covered else none).extend(uncovered_reasons)
+    low += _of_returns(trajectories, estimates) + _of_agreement(estimates)
+    if none or low:
+        return Verdict("none" if none else "low", (*none, *low))
+    size = effective_sizes(trajectories.log_ratio.cumsum(axis=1))[-1]
+    unit = _unit(trajectories)
+    sound = f"{size:.0f} of {trajectories.num_episodes} {unit}s are effective and estimators agree"
+    return Verdict("high", (sound,))
+
+
+def _of_weights(trajectories: Trajectories) -> tuple[list[str], list[str]]:
+    """Reasons for no trust, and for little."""
+    unit, num = _unit(trajectories), trajectories.num_episodes
+    if num == 1:
+        return [f"one {unit} only: its spread is unknown"], []
+    if np.isposinf(trajectories.log_ratio).any():
+        return ["the log holds actions whose propensity is given as 0"], []
+    log_weight = trajectories_lib.log_weights(trajectories)
+    sizes, share = effective_sizes(log_weight), largest_shares(log_weight)[-1]
+    if sizes[-1] == 0:
+        return [f"no overlap: the policy would have taken the actions of no {unit} in the log"], []
+    none, low = [], []
+    if share > _MUCH:
+        (none if share > _MOST else low).append(
+            f"one {unit} carries {_percent(share)} of the weight"
+        )
+    if sizes[-1] < _SOME:
+        text = f"the weights are worth {sizes[-1]:.1f} {unit}s of {num}"
+        if trajectories.num_steps > 1 and sizes[0] >= _FEW > sizes[-1]:
+            reach = int(np.argmax(sizes < _FEW))
+            text += f", and fewer than {_FEW} from step {reach} on"
+        (none if sizes[-1] < _FEW else low).append(text)
+    return none, low
+
+
+def _of_mean_weight(trajectories: Trajectories) -> list[str]:
+    if trajectories.num_episodes == 1 or np.isposinf(trajectories.log_ratio).any():
+        return []
+    log_weight = trajectories_lib.log_weights(trajectories)[:, -1]
+    if np.isneginf(log_weight).all() or log_weight.max() > 300:
+        return []  # no overlap, or a weight whose square is no number: said elsewhere
+    weight = np.exp(log_weight)
+    error = weight.std(ddof=1) / np.sqrt(len(weight))
+    if abs(weight.mean() - 1) <= _DEVIATIONS * error + 1e-6:
+        return []
+    return [
+        f"the weights average {weight.mean():.3g} where 1 is due: propensities are wrong, or the "
+        "policy does what the log never holds"
+    ]
+
+
+def _of_support(
+    trajectories: Trajectories, uncovered: Float[np.ndarray, "E T"] | None
+) -> tuple[bool, list[str]]:
+    """Whether what the log lacks is little, and what to say of it."""
+    if uncovered is None:
+        return True, []
+    mass = float(uncovered[trajectories.valid].mean())
+    if mass == 0:
+        return True, []
+    text = f"{_percent(mass)} of what the policy would do has no chance to be in the log"
+    return mass <= _UNCOVERED, [text]
+
+
+def _of_returns(trajectories: Trajectories, estimates: Sequence[Estimate]) -> list[str]:
+    returns = trajectories_lib.returns(trajectories)
+    low, high = float(returns.min()), float(returns.max())
+    room = 1e-9 * (1 + abs(low) + abs(high))
+    reasons = [
+        f"{name} says {value:.4g}, and no return in the log is {'below' if below else 'above'} "
+        f"{low if below else high:.4g}"
+        for name, value, *_ in estimates
+        if value is not None and ((below := value < low - room) or value > high + room)
+    ]
+    if high - low <= room and trajectories.num_episodes > 1:
+        reasons.append(f"all returns in the log are {low:.4g}: their spread is unknown")
+    return reasons
+
+
+def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
+    reasons = [f"{row.name} has no answer: {row.note}" for row in estimates if row.value is None]
+    reasons += [
+        f"{row.name} has no interval"
+        for row in estimates
+        if row.value is not None and row.low is None
+    ]
+    known = [row for row in estimates if row.low is not None and row.high is not None]
+    apart = [
+        (one, other)
+        for one, other in itertools.combinations(known, 2)
+        if one.high < other.low or other.high < one.low
+    ]
+    if apart:
+        one, other = max(apart, key=lambda pair: abs(pair[0].value - pair[1].value))
+        reasons.append(
+            f"estimators disagree: {one.name} lies in {_range(one)}, {other.name} in "
+            f"{_range(other)}"
+        )
+    return reasons
+
+
+def _relative(log_weight: Float[np.ndarray, "E T"]) -> Float[np.ndarray, "E T"]:
+    heaviest = log_weight.max(axis=0)
+    return np.exp(log_weight - np.where(np.isneginf(heaviest), 0.0, heaviest)[None])
+
+
+def _unit(trajectories: Trajectories) -> str:
+    return "event" if trajectories.num_steps == 1 else "episode"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.01 else 2}f} %"
+
+
+def _range(row: Estimate) -> str:
+    return f"[{row.low:.4g}, {row.high:.4g}]"

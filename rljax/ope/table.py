@@ -1,0 +1,192 @@
+"""All estimators side by side, with intervals and a verdict."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from rljax.ope import (
+    bandit,
+    diagnostics,
+    doubly_robust,
+    importance,
+    intervals,
+    marginal,
+    weighted,
+)
+from rljax.ope import trajectories as trajectories_lib
+from rljax.ope.bandit import Events
+from rljax.ope.diagnostics import Verdict
+from rljax.ope.intervals import Estimate, Resampled
+from rljax.ope.trajectories import Trajectories
+from rljax.ope.weighted import WeightedMeans
+
+
+class Bootstrap(NamedTuple):
+    """How intervals are made."""
+
+    confidence: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+
+class Report(NamedTuple):
+    """What is known of a policy's value, the discounted return per episode."""
+
+    estimates: tuple[Estimate, ...]
+    logged: Estimate  # what the behavior policy earned
+    verdict: Verdict
+    num_episodes: int
+    effective_size: float  # of whole episodes; 0 where no weight is above 0 or one is infinite
+    largest_share: float
+    confidence: float
+
+
+def evaluate(
+    trajectories: Trajectories,
+    *,
+    state: Int[np.ndarray, "E T"] | None = None,
+    uncovered: Float[np.ndarray, "E T"] | None = None,
+    bootstrap: Bootstrap | None = None,
+) -> Report:
+    """Importance sampling in four kinds; with a model DM, DR, WDR and MAGIC; with `state` MIS.
+
+    An estimator that cannot answer has None and says why; MAGIC's interval holds its blend fixed.
+
+    Args:
+        trajectories: what was logged; with `q` and `v` for the estimators that use a model.
+        state: number of the state of each step, where states are countable.
+        uncovered: `diagnostics.uncovered_mass` of each step, for the verdict.
+        bootstrap: of the intervals.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    makers: dict[str, Callable[[], WeightedMeans]] = {
+        "is": lambda: importance.importance_sampling(trajectories),
+        "wis": lambda: importance.weighted_importance_sampling(trajectories),
+        "pdis": lambda: importance.per_decision(trajectories),
+        "wpdis": lambda: importance.weighted_per_decision(trajectories),
+    }
+    if trajectories.v is not None or trajectories.first_value is not None:
+        makers["dm"] = lambda: doubly_robust.direct_method(trajectories)
+    if trajectories.q is not None and trajectories.v is not None:
+        makers["dr"] = lambda: doubly_robust.doubly_robust(trajectories)
+        makers["wdr"] = lambda: doubly_robust.weighted_doubly_robust(trajectories)
+        makers["magic"] = lambda: doubly_robust.magic(trajectories, seed=bootstrap.seed).means
+    rows = _rows(makers, bootstrap)
+    if state is not None:
+        resampled = functools.partial(marginal.resampled, trajectories, state)
+        rows.append(_row("mis", lambda: (resampled, trajectories.num_episodes), bootstrap))
+    return _report(trajectories, rows, uncovered, bootstrap)
+
+
+def evaluate_events(
+    events: Events,
+    *,
+    clip: float = 10.0,
+    switch: float = 10.0,
+    shrinkage: float = 100.0,
+    uncovered: Float[np.ndarray, " N"] | None = None,
+    bootstrap: Bootstrap | None = None,
+) -> Report:
+    """The same for a contextual bandit: IPW, clipped and self-normalized; with a model DM and DR.
+
+    Args:
+        events: what was logged; with `q` and `v` for the estimators that use a model.
+        clip: largest weight of clipped IPW.
+        switch: the weight above which Switch-DR trusts the model.
+        shrinkage: λ of DR with optimistic shrinkage.
+        uncovered: `diagnostics.uncovered_mass` of each event, for the verdict.
+        bootstrap: of the intervals.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    makers: dict[str, Callable[[], WeightedMeans]] = {
+        "ipw": lambda: bandit.ipw(events),
+        f"ipw-clip({clip:g})": lambda: bandit.ipw(events, clip),
+        "snipw": lambda: bandit.snipw(events),
+    }
+    if events.q is not None and events.v is not None:
+        makers["dm"] = lambda: bandit.dm(events)
+        makers["dr"] = lambda: bandit.dr(events)
+        makers["sndr"] = lambda: bandit.sndr(events)
+        makers[f"switch-dr({switch:g})"] = lambda: bandit.switch_dr(events, switch)
+        makers[f"dr-os({shrinkage:g})"] = lambda: bandit.dr_os(events, shrinkage)
+    rows = _rows(makers, bootstrap)
+    column = None if uncovered is None else uncovered[:, None]
+    return _report(bandit.as_trajectories(events), rows, column, bootstrap)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Plain dictionaries, lists, strings, finite numbers and None."""
+    return {
+        **report._asdict(),
+        "estimates": [row._asdict() for row in report.estimates],
+        "logged": report.logged._asdict(),
+        "verdict": {"trust": report.verdict.trust, "reasons": list(report.verdict.reasons)},
+    }
+
+
+def forest_plot(report: Report, output: pathlib.Path) -> None:
+    """A PNG: a line per estimator with its interval; dashed, what the log itself earned."""
+    rows = [row for row in report.estimates if row.value is not None]
+    height = 1.2 + 0.3 * max(1, len(rows))
+    figure = Figure(figsize=(6.4, height), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [place, place], color="C0", linewidth=1.5)
+        axes.plot([row.value], [place], color="C0", marker="s", markersize=4)
+    if report.logged.value is not None:
+        axes.axvline(report.logged.value, color="gray", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"return per episode, {100 * report.confidence:g} % intervals")
+    axes.set_title(f"trust: {report.verdict.trust}", fontsize="medium")
+    axes.grid(alpha=0.25, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, format="png")
+
+
+def _rows(
+    makers: Mapping[str, Callable[[], WeightedMeans]], bootstrap: Bootstrap
+) -> list[Estimate]:
+    def prepared(make: Callable[[], WeightedMeans]) -> tuple[Resampled, int]:
+        means = make()
+        weighted.estimate(means)  # which refuses what has no weight
+        return functools.partial(weighted.resampled, means), len(means.value)
+
+    return [
+        _row(name, functools.partial(prepared, make), bootstrap) for name, make in makers.items()
+    ]
+
+
+def _row(name: str, prepare: Callable[[], tuple[Resampled, int]], bootstrap: Bootstrap) -> Estimate:
+    try:
+        resampled, num = prepare()
+        value = float(resampled(np.ones((1, num)))[0])
+    except ValueError as error:
+        return Estimate(name, None, note=str(error))
+    interval = intervals.bootstrap_of(resampled, num, **bootstrap._asdict())
+    return Estimate(name, value, *(interval or (None, None)))
+
+
+def _report(
+    trajectories: Trajectories,
+    rows: list[Estimate],
+    uncovered: Float[np.ndarray, "E T"] | None,
+    bootstrap: Bootstrap,
+) -> Report:
+    log = weighted.plain(trajectories_lib.returns(trajectories))
+    logged = _rows({"log": lambda: log}, bootstrap)[0]
+    size = share = 0.0
+    if not np.isposinf(trajectories.log_ratio).any():
+        log_weight = trajectories_lib.log_weights(trajectories)[:, -1:]
+        size = float(diagnostics.effective_sizes(log_weight)[0])
+        share = float(diagnostics.largest_shares(log_weight)[0])
+    verdict = diagnostics.verdict(trajectories, rows, uncovered)
+    num = trajectories.num_episodes
+    return Report(tuple(rows), logged, verdict, num, size, share, bootstrap.confidence)
