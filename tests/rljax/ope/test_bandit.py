@@ -1,0 +1,182 @@
+"""Bandit estimators: by hand, at the limits of λ, and on the Open Bandit Dataset.
+
+The reference estimates were computed with the Open Bandit Pipeline's own code on the same files
+(small version of the Open Bandit Dataset, Saito et al. 2021; 10,000 events per log).
+"""
+
+import csv
+import gzip
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from rljax.ope import bandit, diagnostics, intervals, weighted
+from rljax.ope.bandit import Events
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+DATA = pathlib.Path(os.environ.get("RLJAX_DATA", ROOT.parent / "shared" / "data")) / "open_bandit"
+
+# w = 2, ½; r = 1, 0; q = 0.5, 0.2; v = 0.4, 0.3
+HAND = Events(np.array([1.0, 0.0]), np.log([2.0, 0.5]), np.array([0.5, 0.2]), np.array([0.4, 0.3]))
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        (bandit.ipw(HAND), 1.0),  # (2·1 + ½·0) / 2
+        (bandit.ipw(HAND, 1.5), 0.75),  # (1.5·1) / 2
+        (bandit.snipw(HAND), 0.8),  # 2 / 2.5
+        (bandit.sub_gaussian_ipw(HAND, 0.5), 2 / 3),  # 2 / (½ + ½·2) = 4/3, over 2
+        (bandit.dm(HAND), 0.35),
+        (bandit.dr(HAND), 0.8),  # 0.35 + (2·0.5 - ½·0.2) / 2
+        (bandit.dr(HAND, 1.0), 0.55),  # 0.35 + (1·0.5 - ½·0.2) / 2
+        (bandit.sndr(HAND), 0.71),  # 0.35 + (2·0.5 - ½·0.2) / 2.5
+        (bandit.switch_dr(HAND, 1.0), 0.3),  # 0.35 + (0 - ½·0.2) / 2
+        # 1·2/(4 + 1) = 0.4 and 1·½/(¼ + 1) = 0.4: 0.35 + (0.4·0.5 - 0.4·0.2) / 2
+        (bandit.dr_os(HAND, 1.0), 0.41),
+    ],
+)
+def test_estimators_by_hand(means, expected):
+    assert weighted.estimate(means) == pytest.approx(expected, rel=1e-12)
+
+
+def random_events(seed=0, num=50):
+    rng = np.random.default_rng(seed)
+    log_ratio = rng.normal(size=num)
+    log_ratio[0] = -np.inf  # the policy never does that
+    return Events(rng.normal(size=num), log_ratio, rng.normal(size=num), rng.normal(size=num))
+
+
+def test_limits_of_lambda():
+    events = random_events()
+    dm, dr = (weighted.estimate(x) for x in (bandit.dm(events), bandit.dr(events)))
+    for estimator in (bandit.switch_dr, bandit.dr_os):
+        assert weighted.estimate(estimator(events, 0.0)) == dm
+        assert weighted.estimate(estimator(events, np.inf)) == pytest.approx(dr, rel=1e-12)
+    ipw = weighted.estimate(bandit.ipw(events))
+    assert weighted.estimate(bandit.sub_gaussian_ipw(events, 0.0)) == pytest.approx(ipw)
+    possible = events.reward[1:].sum() / 50  # w / w is 1, and 0 where π never acts so
+    assert weighted.estimate(bandit.sub_gaussian_ipw(events, 1.0)) == pytest.approx(possible)
+    clipped = weighted.estimate(bandit.ipw(events, 1e300))
+    assert clipped == pytest.approx(ipw, rel=1e-12)
+
+
+def test_weights_that_are_all_1_give_the_mean_of_the_log():
+    events = random_events()
+    same = Events(events.reward, np.zeros(50), events.q, events.q)
+    for means in (bandit.ipw(same), bandit.snipw(same), bandit.dr(same), bandit.sndr(same)):
+        assert weighted.estimate(means) == pytest.approx(events.reward.mean(), rel=1e-12)
+
+
+def test_dr_with_a_model_of_0_is_ipw():
+    events = random_events()
+    without = Events(events.reward, events.log_ratio, np.zeros(50), np.zeros(50))
+    expected = weighted.estimate(bandit.ipw(events))
+    assert weighted.estimate(bandit.dr(without)) == pytest.approx(expected, rel=1e-12)
+    expected = weighted.estimate(bandit.snipw(events))
+    assert weighted.estimate(bandit.sndr(without)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_self_normalized_estimates_stay_in_range_with_wild_weights():
+    rng = np.random.default_rng(0)
+    reward = (rng.random(200) < 0.1).astype(float)
+    events = Events(reward, -3 * np.log(rng.random(200)))
+    assert 0 <= weighted.estimate(bandit.snipw(events)) <= 1
+
+
+def test_what_cannot_be_weighed_is_refused():
+    never = Events(np.ones(2), np.array([np.inf, 0.0]), np.ones(2), np.ones(2))
+    for means in (
+        lambda: bandit.ipw(never),
+        lambda: bandit.ipw(never, 10.0),  # a clip must not hide it
+        lambda: bandit.snipw(never),
+        lambda: bandit.dr_os(never, 1.0),
+        lambda: bandit.sub_gaussian_ipw(never, 0.5),
+        lambda: bandit.switch_dr(never, 10.0),
+    ):
+        with pytest.raises(ValueError, match="logged propensity is 0"):
+            means()
+    with pytest.raises(ValueError, match="give both q and v"):
+        bandit.dr(Events(np.ones(2), np.zeros(2)))
+    with pytest.raises(ValueError, match="reward of episode 1, step 0 is nan"):
+        Events(np.array([1.0, np.nan]), np.zeros(2))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], not 2"):
+        bandit.sub_gaussian_ipw(HAND, 2.0)
+    with pytest.raises(ValueError, match="λ must be at least 0"):
+        bandit.dr_os(HAND, -1.0)
+    with pytest.raises(ValueError, match="clip must be above 0"):
+        bandit.ipw(HAND, 0.0)
+
+
+def test_probabilities_that_do_not_sum_to_1_are_refused():
+    q = np.array([[1.0, 2.0], [3.0, 5.0]])
+    value = bandit.policy_value(np.array([[0.5, 0.5], [0.25, 0.75]]), q)
+    np.testing.assert_allclose(value, [1.5, 4.5])
+    with pytest.raises(ValueError, match=r"probabilities of event 1 sum to 0\.9"):
+        bandit.policy_value(np.array([[0.5, 0.5], [0.2, 0.7]]), q)
+    with pytest.raises(ValueError, match="event 0 sum to 1"):
+        bandit.policy_value(np.array([[1.5, -0.5], [0.2, 0.8]]), q)
+
+
+def open_bandit(campaign, direction):
+    """Events of one log, and the reference; the model is q = (clicks + 1) / (shown + 200)."""
+    source, target = direction.split("->")
+    file = DATA / source / campaign / f"{campaign}.csv.gz"
+    if not file.exists():
+        pytest.skip(f"{file.name} of the Open Bandit Dataset is not in RLJAX_DATA")
+    with gzip.open(file, "rt") as rows:
+        columns = ("item_id", "position", "click", "propensity_score")
+        table = [[float(row[name]) for name in columns] for row in csv.DictReader(rows)]
+    item, position, click, propensity = np.array(table).T
+    item, place = item.astype(int), position.astype(int) - 1  # positions count from 1
+    sampling = np.load(DATA / "reference" / "bts_action_dist.npz")[campaign]
+    if target == "random":
+        sampling = np.full_like(sampling, 1 / len(sampling))
+    clicks, shown = np.bincount(item, click, len(sampling)), np.bincount(item, None, len(sampling))
+    q = (clicks + 1) / (shown + 200)
+    v = bandit.policy_value(sampling.T[place], np.broadcast_to(q, (len(item), len(q))))
+    ratio = np.log(sampling[item, place]) - np.log(propensity)
+    reference = json.loads((DATA / "reference" / "obp_reference.json").read_text())
+    return Events(click, ratio, q[item], v), reference[campaign][direction]
+
+
+@pytest.mark.parametrize("campaign", ["all", "men"])
+@pytest.mark.parametrize("direction", ["bts->random", "random->bts"])
+def test_estimates_of_the_open_bandit_dataset(campaign, direction):
+    events, reference = open_bandit(campaign, direction)
+    ours = {
+        "ipw": bandit.ipw(events),
+        "ipw_clip10": bandit.ipw(events, 10.0),
+        "snipw": bandit.snipw(events),
+        "sgipw_0.01": bandit.sub_gaussian_ipw(events, 0.01),
+        "dm": bandit.dm(events),
+        "dr": bandit.dr(events),
+        "dr_clip10": bandit.dr(events, 10.0),
+        "sndr": bandit.sndr(events),
+        "switchdr_10": bandit.switch_dr(events, 10.0),
+        "dros_100": bandit.dr_os(events, 100.0),
+    }
+    for name, means in ours.items():
+        assert weighted.estimate(means) == pytest.approx(reference[name], rel=1e-9), name
+    size = diagnostics.effective_sizes(events.log_ratio[:, None])[0]
+    assert size == pytest.approx(reference["ess"], rel=1e-9)
+    # One-sided 95 % bounds are the lower ends of 90 % intervals; their range is what was seen.
+    ipw = ours["ipw"]
+    seen = float(ipw.value.max())
+    low = intervals.student_t(ipw, confidence=0.9).low
+    assert low == pytest.approx(reference["student_t_lb"], rel=1e-9)
+    low = intervals.empirical_bernstein(ipw, 0.0, seen, confidence=0.9).low
+    assert low == pytest.approx(reference["bernstein_lb"], rel=1e-9)
+    low = intervals.hoeffding(ipw, 0.0, seen, confidence=0.9).low
+    assert low == pytest.approx(reference["hoeffding_lb"], rel=1e-9)
+    for name, key in (
+        ("ipw", "ipw_bootstrap_seed12345_B1000"),
+        ("snipw", "snipw_bootstrap_renormalised"),
+    ):
+        interval = intervals.bootstrap(ours[name])
+        theirs = reference[key]
+        theirs = theirs if isinstance(theirs, list) else list(theirs.values())[1:]
+        np.testing.assert_allclose(interval, theirs, atol=0.15 * (theirs[1] - theirs[0]))
