@@ -7,6 +7,7 @@ one gives up its last step, whose state becomes the final observation.
 """
 
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -51,6 +52,9 @@ def read_parquet(
     table, metadata = tables.parquet(path)
     if spec is None and tables.SPEC_KEY in metadata:
         spec = configs.from_json(EnvSpec, json.loads(metadata[tables.SPEC_KEY]))
+    if not columns.extras and tables.EXTRAS_KEY in metadata:
+        extras = tuple(json.loads(metadata[tables.EXTRAS_KEY]))
+        columns = dataclasses.replace(columns, extras=extras)
     return from_table(table, columns, rules, spec)
 
 
@@ -79,6 +83,8 @@ def from_table(
     faults = Faults(table.file, table.numbers, table.unit, rules.on_fault)
     faults.counts.update(counts or {})
     faults.counts["rows"] += len(table.numbers) + (counts or {}).get("rows_dropped", 0)
+    for found in table.found:
+        faults.find(*found)
     log, spec, versions = _decisions(faults, table, columns, rules, spec)
     try:
         parts = sessions.cut(faults, log, rules)

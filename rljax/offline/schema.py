@@ -91,6 +91,14 @@ class Rules:
     unfinished: Unfinished = Unfinished.REFUSE
 
 
+class Found(NamedTuple):
+    """Rows that cannot be right; the arguments of `Faults.find`."""
+
+    kind: str
+    bad: np.ndarray  # bool [N]
+    say: Callable[[int], str]
+
+
 class Table(NamedTuple):
     """The columns of a file."""
 
@@ -98,6 +106,7 @@ class Table(NamedTuple):
     columns: dict[str, Any]  # arrays `[N]` or `[N, ...]`, or lists of N cells, None where absent
     numbers: np.ndarray  # int64 [N]: 1-based lines or rows of the file
     unit: str = "line"  # what `numbers` counts
+    found: tuple["Found", ...] = ()  # what the file's reader saw already
 
 
 class Reading(NamedTuple):

@@ -74,6 +74,7 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     new = _starts(faults, log, order, rules)
     if log.step is not None and not by_time:
         _find_missing_steps(faults, log, order, new)
+    _compare_next(faults, log, order, new)
     starts = np.append(np.flatnonzero(new), len(order))
     _find_lone_ends(faults, log, order[new])
     if rules.unfinished is Unfinished.REFUSE and not _is_bandit(log, rules):
@@ -226,6 +227,26 @@ def _find_missing_steps(faults: Faults, log: Decisions, order: np.ndarray, new: 
         "missing steps",
         _marked(faults, order[missing]),
         lambda row: f"step {steps[row]} comes where step {due[row]} of its episode is due.",
+    )
+
+
+def _compare_next(faults: Faults, log: Decisions, order: np.ndarray, new: np.ndarray) -> None:
+    """What a row says it led to must be the state of the row behind it."""
+    above, row = order[:-1], order[1:]
+    compared = log.knows_next[above] & ~new[1:]
+    above, row = above[compared], row[compared]
+    equal = np.ones(len(row), bool)
+    both = (log.next_observation.features, log.observation.features)
+    for led_to, state in zip(*map(jax.tree.leaves, both), strict=True):
+        close = np.isclose(led_to[above], state[row], rtol=1e-4, atol=1e-6)
+        equal &= close.reshape(len(row), -1).all(axis=1)
+    faults.find(
+        "next_state differs",
+        _marked(faults, above[~equal]),
+        lambda row: (
+            "its next_state is not the state of the next row of its episode: one of them is"
+            " wrong, or rows are missing; Columns(next_state=None) leaves it unread."
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Files as tables of cells: JSON lines, compressed or not, and Parquet."""
+"""Files as tables of cells: JSON lines, compressed or not, and Parquet; and as named arrays."""
 
 import bz2
 import collections
@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pathlib
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,7 +18,8 @@ from rljax.offline.schema import OnFault, Table
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _CUT_SHORT = (EOFError, OSError, zlib.error, lzma.LZMAError)
-SPEC_KEY = b"rljax.spec"  # of a Parquet file's metadata
+SPEC_KEY = b"rljax.spec"  # of a Parquet file's metadata: its EnvSpec, as JSON
+EXTRAS_KEY = b"rljax.extras"  # the columns that are kept beside the steps
 
 
 def lines(path: str | os.PathLike[str]) -> Iterable[tuple[int, str]]:
@@ -85,7 +87,7 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
         ImportError: pyarrow is not installed.
         ValueError: the file is absent, cut short, or none of Parquet.
     """
-    pq = _pyarrow()
+    pq = pyarrow()
     try:
         read = pq.read_table(path)
     except FileNotFoundError:
@@ -98,7 +100,41 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
     return Table(str(path), columns, numbers, "row"), dict(read.schema.metadata or {})
 
 
-def _pyarrow() -> Any:
+def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, or those at the root of an HDF5 file.
+
+    Raises:
+        ImportError: the file is HDF5, and h5py is not installed.
+        ValueError: it is absent, cut short, or holds pickled objects, which nobody should open.
+    """
+    path = pathlib.Path(path)
+    damaged = (*_CUT_SHORT, zipfile.BadZipFile, KeyError, ValueError)
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        h5py = hdf5()
+        with h5py.File(path, "r") as file:
+            return {name: x[()] for name, x in file.items() if isinstance(x, h5py.Dataset)}
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}.") from None
+    except damaged as error:
+        told = " ".join(str(error).split())[:200]
+        kind = "NumPy arrays (.npz)" if path.suffix == ".npz" else "HDF5"
+        raise ValueError(f"{path} is no file of {kind}, or is cut short: {told}") from None
+
+
+def hdf5() -> Any:
+    """The package h5py. Raises ImportError that names the extra where it is absent."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ImportError("HDF5 files need h5py: pip install 'rljax[offline]'.") from error
+    return h5py
+
+
+def pyarrow() -> Any:
+    """The package pyarrow.parquet. Raises ImportError that names the extra where it is absent."""
     try:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:

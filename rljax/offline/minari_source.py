@@ -1,0 +1,286 @@
+"""Minari's datasets, read from their HDF5 files with h5py alone.
+
+A folder has data/main_data.hdf5, in which episode_0, episode_1, ... hold T + 1 observations, T
+actions, rewards, terminations and truncations; and data/metadata.json with the spaces. Lengths are
+checked, not assumed: there are old files with T observations. `infos` are left, but for what
+`rljax.offline.writers` put there.
+"""
+
+import collections
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces as gym
+
+from rljax import config as configs
+from rljax.envs import spaces
+from rljax.offline import dataset as datasets
+from rljax.offline import tables, writers
+from rljax.offline.dataset import Episode
+from rljax.offline.schema import OnFault, Reading
+from rljax.types import Box, Discrete, EnvSpec, Observation
+
+FILE = "main_data.hdf5"
+
+
+class _Layout(NamedTuple):
+    """How the arrays of an episode become ours."""
+
+    spec: EnvSpec
+    observation: Any  # what lies under "observations" -> Observation
+    extras: tuple[str, ...]
+
+
+def read(
+    folder: str | os.PathLike[str],
+    spec: EnvSpec | None = None,
+    on_fault: OnFault = OnFault.REFUSE,
+    *,
+    clip_actions: bool = False,
+) -> Reading:
+    """The dataset of a folder of Minari's, or of one HDF5 file of that layout.
+
+    Args:
+        folder: that holds data/main_data.hdf5, or main_data.hdf5; or the file.
+        spec: of what acted; by default that of the metadata, else of the data.
+        on_fault: whether episodes that cannot be right are refused, or dropped and counted.
+        clip_actions: puts actions into the bounds of the box, as most tasks do before they act.
+
+    Raises:
+        ImportError: h5py is not installed.
+        ValueError: the file is absent or cut short, or an episode cannot be right.
+    """
+    h5py = tables.hdf5()
+    path = data_file(folder)
+    counts: collections.Counter[str] = collections.Counter()
+    try:
+        with h5py.File(path, "r") as file:
+            metadata = _metadata(path, file)
+            names = _episode_names(path, file, metadata)
+            layout = _layout(path, file, names, metadata, spec)
+            found = (_episode(path, file[name], layout, clip_actions, counts) for name in names)
+            if on_fault is OnFault.REFUSE:
+                made = datasets.make(layout.spec, found, str(folder))
+            else:
+                numbered = _kept(path, file, names, layout, clip_actions, counts)
+                made = datasets.make(layout.spec, numbered, str(folder))
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}.") from None
+    except OSError as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no HDF5 file, or is cut short: {told}") from None
+    return Reading(made, {name: count for name, count in counts.items() if count}, {})
+
+
+def data_file(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Where a folder has its episodes; the path itself if it is a file."""
+    path = pathlib.Path(folder)
+    if path.is_dir():
+        return path / FILE if (path / FILE).exists() else path / "data" / FILE
+    return path
+
+
+def _metadata(path: pathlib.Path, file: Any) -> dict[str, Any]:
+    """metadata.json, or what older versions kept as attributes."""
+    beside = path.with_name("metadata.json")
+    if not beside.exists():
+        return dict(file.attrs)
+    try:
+        return json.loads(beside.read_text())
+    except ValueError as error:
+        raise ValueError(f"{beside} is no JSON, or is cut short: {error}.") from None
+
+
+def _episode_names(path: pathlib.Path, file: Any, metadata: Mapping[str, Any]) -> list[str]:
+    numbers = [name.removeprefix("episode_") for name in file if name.startswith("episode_")]
+    names = [f"episode_{n}" for n in sorted(map(int, filter(str.isdecimal, numbers)))]
+    if not names:
+        raise ValueError(f"{path} has no group episode_0: it is no file of Minari's.")
+    due = metadata.get("total_episodes")
+    if due is not None and int(due) != len(names):
+        raise ValueError(f"{path} has {len(names)} of the {int(due)} episodes of its metadata.")
+    return names
+
+
+def _layout(
+    path: pathlib.Path,
+    file: Any,
+    names: list[str],
+    metadata: Mapping[str, Any],
+    spec: EnvSpec | None,
+) -> _Layout:
+    """From the metadata; without spaces in it, from the arrays themselves."""
+    if writers.SPEC in metadata:  # our own
+        ours = configs.from_json(EnvSpec, metadata[writers.SPEC])
+        return _Layout(spec or ours, _ours(ours), tuple(metadata.get(writers.EXTRAS, ())))
+    name, limit = _task(metadata, path)
+    if "observation_space" in metadata and "action_space" in metadata:
+        try:
+            shown = _space(json.loads(metadata["observation_space"]))
+            acted = _space(json.loads(metadata["action_space"]))
+            seen = spaces.observation_layout(shown)
+            action = spaces.action_layout(acted, acted.dtype, seen.mask_shape).spec
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: its spaces cannot be read: {error}.") from None
+        has_mask = seen.mask_shape is not None
+        made = EnvSpec(name, seen.shape, seen.dtype, action, has_mask, limit, seen.named_parts)
+
+        def observation(stored: Any) -> Observation:
+            values = _stored(stored, shown)
+            mask = spaces.flat_mask(values[spaces.MASK]) if has_mask else None
+            return Observation(seen.features(values, np), mask)
+
+        return _Layout(spec or made, observation, ())
+    made = spec or _guessed(file, names, name, limit)
+
+    def plain(stored: Any) -> Observation:
+        values = np.asarray(stored)
+        return Observation(values.astype(made.observation_dtype or "float32"))
+
+    return _Layout(made, plain, ())
+
+
+def _ours(spec: EnvSpec) -> Any:
+    """Reads back what `writers.write_minari` wrote."""
+
+    def observation(stored: Any) -> Observation:
+        if not spec.named_parts and not spec.has_mask:
+            return Observation(np.asarray(stored))
+        features = {name: stored[name][()] for name, _, _ in spec.parts}
+        mask = stored[writers.MASK][()].astype(bool) if spec.has_mask else None
+        return Observation(features if spec.named_parts else features["observation"], mask)
+
+    return observation
+
+
+def _task(metadata: Mapping[str, Any], path: pathlib.Path) -> tuple[str, int | None]:
+    """Name and time limit of the environment, if it is known."""
+    try:
+        env = json.loads(metadata["env_spec"])
+        return str(env["id"]), env.get("max_episode_steps")
+    except (KeyError, ValueError, TypeError):
+        return str(metadata.get("dataset_id", path.stem)), None
+
+
+def _guessed(file: Any, names: list[str], name: str, limit: int | None) -> EnvSpec:
+    """A spec from arrays alone: whole numbers are choices, reals a box as wide as the data."""
+    actions = [file[each]["actions"][()] for each in names]
+    if actions[0].ndim == 1 and actions[0].dtype.kind in "iu":
+        action = Discrete(1 + max(int(x.max(initial=0)) for x in actions))
+    else:
+        rows = np.concatenate([x.reshape(len(x), -1) for x in actions]).astype(np.float32)
+        action = Box(tuple(rows.min(axis=0).tolist()), tuple(rows.max(axis=0).tolist()))
+    shape = file[names[0]]["observations"].shape[1:]
+    return EnvSpec(name, shape, "float32", action, max_episode_steps=limit)
+
+
+def _kept(
+    path: pathlib.Path,
+    file: Any,
+    names: list[str],
+    layout: _Layout,
+    clip: bool,
+    counts: collections.Counter[str],
+) -> Iterator[Episode]:
+    """The episodes that can be right; others are counted."""
+    for name in names:
+        try:
+            episode = _episode(path, file[name], layout, clip, counts)
+            datasets.make(layout.spec, [episode])
+        except ValueError:
+            counts["episodes_dropped"] += 1
+        else:
+            yield episode
+
+
+def _episode(
+    path: pathlib.Path, group: Any, layout: _Layout, clip: bool, counts: collections.Counter[str]
+) -> Episode:
+    where = f"{path}, {group.name.strip('/')}"
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    missing = [name for name in names if name not in group]
+    if missing:
+        raise ValueError(f"{where} has no {', '.join(missing)}.")
+    reward = np.asarray(group["rewards"], np.float64)
+    ended = {name: group[name][()].astype(bool) for name in names[3:]}
+    for name, flags in ended.items():
+        if flags.shape != reward.shape:
+            raise ValueError(f"{where} has {len(flags)} {name} and {len(reward)} rewards.")
+        if flags[:-1].any():
+            raise ValueError(f"{where} goes on behind step {int(np.argmax(flags))}, in {name}.")
+    if reward.ndim != 1 or not len(reward):
+        raise ValueError(f"{where} has rewards of shape {reward.shape}; one a step would be right.")
+    large = ~(np.abs(reward) <= np.finfo(np.float32).max)
+    if large.any():
+        row = int(np.argmax(large))
+        raise ValueError(f"{where} has the reward {reward[row]} in step {row}.")
+    return Episode(
+        layout.observation(_opened(group["observations"])),
+        _action(where, group["actions"], layout.spec, clip, counts),
+        reward.astype(np.float32),
+        bool(ended["terminations"][-1]),  # else cut, by a limit or by whoever collected it
+        {name: group["infos"][name][()] for name in layout.extras},
+    )
+
+
+def _opened(stored: Any) -> Any:
+    """A dataset as an array; a group as it is."""
+    return stored if hasattr(stored, "keys") else stored[()]
+
+
+def _action(
+    where: str, stored: Any, spec: EnvSpec, clip: bool, counts: collections.Counter[str]
+) -> np.ndarray:
+    if hasattr(stored, "keys"):
+        raise ValueError(f"{where} has actions of several parts, which no agent here takes.")
+    action = stored[()]
+    if not isinstance(spec.action, Box):
+        if action.dtype.kind not in "iu":
+            raise ValueError(f"{where} has actions of {action.dtype}, which are no choices.")
+        return action
+    action = action.reshape(len(action), -1).astype(np.float32)
+    low, high = (np.array(x, np.float32)[None] for x in (spec.action.low, spec.action.high))
+    if not clip or action.shape[1] != low.shape[1]:
+        return action
+    counts["actions_clipped"] += int(((action < low) | (action > high)).any(axis=1).sum())
+    return np.clip(action, low, high)
+
+
+def _stored(stored: Any, space: gym.Space) -> Any:
+    """What lies in the file as a batch of the space's elements."""
+    if isinstance(space, gym.Dict):
+        return {name: _stored(_opened(stored[name]), part) for name, part in space.items()}
+    if isinstance(space, gym.Tuple):
+        parts = enumerate(space.spaces)
+        return tuple(_stored(_opened(stored[f"_index_{i}"]), part) for i, part in parts)
+    values = np.asarray(stored)
+    if isinstance(space, gym.Box) and space.dtype == np.uint8 and values.shape[1:] != space.shape:
+        from PIL import Image  # Minari keeps frames as JPEG
+
+        values = np.stack([np.array(Image.open(io.BytesIO(bytes(frame)))) for frame in values])
+    return values
+
+
+def _space(told: Mapping[str, Any]) -> gym.Space:
+    """A space from the JSON that Minari writes of it."""
+    match told["type"]:
+        case "Box":
+            dtype = np.dtype(told["dtype"])
+            low, high = (np.array(told[name], dtype) for name in ("low", "high"))
+            return gym.Box(low, high, tuple(told["shape"]), dtype.type)
+        case "Discrete":
+            return gym.Discrete(told["n"], start=told["start"])
+        case "MultiDiscrete":
+            return gym.MultiDiscrete(np.array(told["nvec"]), start=np.array(told["start"]))
+        case "MultiBinary":
+            return gym.MultiBinary(told["n"])
+        case "Dict":
+            return gym.Dict({name: _space(part) for name, part in told["subspaces"].items()})
+        case "Tuple":
+            return gym.Tuple([_space(part) for part in told["subspaces"]])
+    raise ValueError(f"the space {told['type']} is not supported")
