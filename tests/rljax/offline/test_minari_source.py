@@ -1,0 +1,191 @@
+import io
+import json
+
+import numpy as np
+import pytest
+
+from rljax.offline import minari_source
+from rljax.offline.schema import OnFault
+from rljax.types import Box, Discrete, EnvSpec
+
+h5py = pytest.importorskip("h5py", reason="needs the extra offline")
+
+VECTOR = {"type": "Box", "dtype": "float64", "shape": [1], "low": [-np.inf], "high": [np.inf]}
+ACTION = {"type": "Box", "dtype": "float32", "shape": [1], "low": [-200.0], "high": [200.0]}
+
+
+def episode(start, steps, terminated=True):
+    """States from `start`, actions and rewards of equal numbers."""
+    end = np.arange(steps) == steps - 1
+    return {
+        "observations": np.arange(start, start + steps + 1.0)[:, None],
+        "actions": np.arange(start, start + steps, dtype=np.float32)[:, None],
+        "rewards": np.arange(start, start + steps, dtype=np.float64),
+        "terminations": end & terminated,
+        "truncations": end & (not terminated),
+        "infos/extra": np.zeros(steps + 1),
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(episodes, observation=VECTOR, action=ACTION, **more):
+        folder = tmp_path / "task"
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
+            for number, arrays in enumerate(episodes):
+                group = file.create_group(f"episode_{number}")
+                for name, x in arrays.items():
+                    group[name] = x
+        metadata = {"total_episodes": len(episodes), "data_format": "hdf5"} | more
+        if observation is not None:
+            metadata["observation_space"] = json.dumps(observation)
+            metadata["action_space"] = json.dumps(action)
+        (folder / "data" / "metadata.json").write_text(json.dumps(metadata))
+        return folder
+
+    return write
+
+
+def test_every_episode_is_aligned(write):
+    # A reader that cuts T + 1 observations and T actions by one index shifts episode k by k rows.
+    starts = [0, 10, 20, 100]
+    folder = write([episode(start, 3 + n) for n, start in enumerate(starts)])
+    made = minari_source.read(folder).dataset
+    assert made.num_episodes == 4
+    for start, each in zip(starts, made.episodes(), strict=True):
+        steps = len(each.reward)
+        np.testing.assert_array_equal(
+            each.observation.features[:, 0], np.arange(start, start + steps + 1)
+        )
+        np.testing.assert_array_equal(each.action[:, 0], np.arange(start, start + steps))
+        np.testing.assert_array_equal(each.reward, np.arange(start, start + steps))
+    assert made.rows.observation.features.dtype == np.float32
+    assert made.rows.extras == {}
+
+
+def test_time_outs_are_no_terminations(write):
+    made = minari_source.read(write([episode(0, 2, False), episode(5, 2)])).dataset
+    assert [each.terminated for each in made.episodes()] == [False, True]
+    np.testing.assert_array_equal(made.rows.discount, [1, 1, 1, 1, 0, 1])
+
+
+def test_episodes_come_in_the_order_of_their_numbers(write):
+    made = minari_source.read(write([episode(10 * n, 1) for n in range(12)])).dataset
+    np.testing.assert_array_equal(made.rows.reward[::2], 10 * np.arange(12))  # not 0, 1, 10, 11, 2
+
+
+def test_the_spec_is_that_of_the_metadata(write):
+    task = json.dumps({"id": "Hopper-v5", "max_episode_steps": 1000})
+    made = minari_source.read(write([episode(0, 2)], env_spec=task)).dataset
+    expected = EnvSpec(
+        "Hopper-v5", (1,), "float32", Box((-200.0,), (200.0,)), max_episode_steps=1000
+    )
+    assert made.spec == expected
+
+
+def test_without_spaces_arrays_tell(write):
+    arrays = episode(0, 3) | {"actions": np.array([0, 2, 1])}
+    made = minari_source.read(write([arrays], None)).dataset
+    assert made.spec.action == Discrete(3)
+    made = minari_source.read(write([episode(1, 3)], None)).dataset
+    assert made.spec.action == Box((1.0,), (3.0,))
+
+
+def test_dicts_become_one_vector_and_a_mask(write):
+    goal = VECTOR | {"shape": [2], "low": [-1.0, -1.0], "high": [1.0, 1.0]}
+    mask = {"type": "Box", "dtype": "int8", "shape": [3], "low": [0] * 3, "high": [1] * 3}
+    parts = {"pose": VECTOR, "goal": goal, "action_mask": mask}
+    arrays = episode(4, 2) | {"actions": np.array([1, 2])}
+    arrays |= {
+        "observations/pose": arrays.pop("observations"),
+        "observations/goal": np.full((3, 2), 0.5),
+        "observations/action_mask": np.array([[0, 1, 0], [1, 1, 1], [1, 0, 0]], np.int8),
+    }
+    action = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 3}
+    made = minari_source.read(write([arrays], {"type": "Dict", "subspaces": parts}, action)).dataset
+    np.testing.assert_array_equal(  # by name: goal, then pose
+        made.rows.observation.features, [[0.5, 0.5, 4], [0.5, 0.5, 5], [0.5, 0.5, 6]]
+    )
+    np.testing.assert_array_equal(made.rows.observation.mask[2], [True, False, False])
+    assert made.spec.has_mask
+
+
+def test_tuples_and_choices_become_one_vector(write):
+    choice = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 3}
+    arrays = episode(4, 1)
+    arrays |= {
+        "observations/_index_0": arrays.pop("observations"),
+        "observations/_index_1": np.array([2, 0]),
+    }
+    space = {"type": "Tuple", "subspaces": [VECTOR, choice]}
+    made = minari_source.read(write([arrays], space)).dataset
+    np.testing.assert_array_equal(made.rows.observation.features, [[4, 0, 0, 1], [5, 1, 0, 0]])
+
+
+def test_frames_are_unpacked(write):
+    image = pytest.importorskip("PIL.Image")
+    frames = np.stack([np.full((40, 32, 3), shade, np.uint8) for shade in (0, 99, 200)])
+    packed = np.empty(3, object)
+    for i, frame in enumerate(frames):
+        buffer = io.BytesIO()
+        image.fromarray(frame).save(buffer, format="JPEG")
+        packed[i] = np.frombuffer(buffer.getvalue(), np.uint8)
+    size = max(map(len, packed))
+    assert len({len(each) for each in packed}) == 1, "of one length, Minari writes a matrix"
+    stored = np.stack([np.pad(each, (0, size - len(each))) for each in packed])
+    space = {"type": "Box", "dtype": "uint8", "shape": [40, 32, 3]}
+    space |= {"low": np.zeros((40, 32, 3)).tolist(), "high": np.full((40, 32, 3), 255).tolist()}
+    made = minari_source.read(write([episode(0, 2) | {"observations": stored}], space)).dataset
+    assert made.spec.observation_dtype == "uint8"
+    np.testing.assert_array_equal(made.rows.observation.features, frames)  # flat shades survive
+
+
+FAULTS = {
+    "T observations": ({"observations": np.zeros((3, 1))}, "there must be one more"),
+    "T - 1 actions": ({"actions": np.zeros((2, 1), np.float32)}, "has 2 of action and 3 rewards"),
+    "terminations": ({"terminations": np.zeros(2, bool)}, "has 2 terminations and 3 rewards"),
+    "goes on": ({"terminations": np.array([True, False, True])}, "goes on behind step 0"),
+    "cut early": ({"truncations": np.array([False, True, False])}, "goes on behind step 1"),
+    "NaN": ({"rewards": np.array([0, np.nan, 1])}, "has the reward nan in step 1"),
+    "too large": ({"rewards": np.array([0, 1e300, 1])}, "has the reward 1e[+]300 in step 1"),
+    "NaN seen": ({"observations": np.full((4, 1), np.nan)}, "not finite in row 0"),
+    "beyond": ({"actions": np.full((3, 1), 300, np.float32)}, r"the action \[300.0\] in step 0"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_name_the_episode_and_may_be_dropped(write, name):
+    change, told = FAULTS[name]
+    folder = write([episode(0, 2), episode(9, 3) | change, episode(20, 1)])
+    with pytest.raises(ValueError, match=f"episode.1.*{told}"):
+        minari_source.read(folder)
+    made, counts, _ = minari_source.read(folder, on_fault=OnFault.DROP)
+    assert [len(each.reward) for each in made.episodes()] == [2, 1]
+    assert counts == {"episodes_dropped": 1}
+
+
+def test_actions_beyond_the_bounds_may_be_clipped(write):
+    arrays = episode(0, 2) | {"actions": np.array([[300], [5]], np.float32)}
+    made, counts, _ = minari_source.read(write([arrays]), clip_actions=True)
+    assert made.rows.action[:2].tolist() == [[200], [5]]
+    assert counts == {"actions_clipped": 1}
+
+
+def test_a_file_with_fewer_episodes_than_its_metadata_is_told(write):
+    with pytest.raises(ValueError, match="has 1 of the 3 episodes of its metadata"):
+        minari_source.read(write([episode(0, 1)], total_episodes=3))
+
+
+def test_a_file_cut_short_is_told(write):
+    folder = write([episode(0, 50)])
+    path = folder / "data" / "main_data.hdf5"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"main_data\.hdf5 is no HDF5 file, or is cut short"):
+        minari_source.read(folder)
+
+
+def test_another_task_is_told(write):
+    spec = EnvSpec("task", (4,), "float32", Box((-200.0,), (200.0,)))
+    with pytest.raises(ValueError, match=r"episode 0 shows \(1,\) where task has observation"):
+        minari_source.read(write([episode(0, 1)]), spec)

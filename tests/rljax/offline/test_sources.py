@@ -1,0 +1,137 @@
+import importlib
+import logging
+import sys
+
+import numpy as np
+import pytest
+
+from rljax.offline import dataset, event_log, sources, tables, writers
+from rljax.offline.dataset import Episode
+from rljax.offline.schema import Columns, OnFault, Rules, Unfinished
+from rljax.types import Discrete, EnvSpec, Observation
+
+SPEC = EnvSpec("task", (2,), "float32", Discrete(2))
+
+
+def made():
+    seen = Observation(np.arange(6, dtype=np.float32).reshape(3, 2))
+    return dataset.make(SPEC, [Episode(seen, np.array([0, 1]), np.ones(2, np.float32), True)])
+
+
+def test_minari_folders_and_files(tmp_path):
+    pytest.importorskip("h5py", reason="needs the extra offline")
+    writers.write_minari(made(), tmp_path / "a")
+    for path in ("a", "a/data", "a/data/main_data.hdf5"):
+        assert sources.open(tmp_path / path).num_steps == 2
+
+
+def test_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra offline")
+    writers.write_parquet(made(), tmp_path / "a.parquet")
+    read = sources.open(str(tmp_path / "a.parquet"))
+    assert read.spec == SPEC
+    assert read.source == str(tmp_path / "a.parquet")
+
+
+def test_arrays(tmp_path):
+    arrays = {"observations": np.zeros((2, 1)), "actions": np.array([0, 1]), "rewards": [0.0, 1.0]}
+    arrays["terminals"], arrays["timeouts"] = np.array([[False, True], [False, False]])
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert sources.open(tmp_path / "a.npz").num_steps == 2
+    h5py = pytest.importorskip("h5py", reason="needs the extra offline")
+    for name in ("a.hdf5", "a.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            for key, x in arrays.items():
+                file[key] = x
+        assert sources.open(tmp_path / name).num_steps == 2
+
+
+def test_json_lines_by_their_keys(write_jsonl, rows_of, shared_data):
+    assert sources.open(write_jsonl(rows_of("a", 2))).num_steps == 2
+    assert sources.open(write_jsonl(rows_of("a", 2), "a.json")).num_steps == 2
+    named = [{"user": 1, "state": [1], "action": 0, "reward": 1, "_label_cost": 1, "done": True}]
+    assert sources.open(write_jsonl(named), columns=Columns(episode_id="user")).num_steps == 1
+    logs = shared_data("vw_cb_logs")
+    assert sources.open(logs / "dsjson_cb.json").num_steps == 23
+    assert sources.open(logs / "igl_3states.dsjson").num_steps == 200
+    cartpole = shared_data("reagent_event_logs") / "cartpole_training.json.bz2"
+    assert sources.open(cartpole, time_limit=200).num_steps == 3925
+
+
+def test_the_spec_of_the_task_is_kept(shared_data):
+    cartpole = shared_data("reagent_event_logs") / "cartpole_training.json.bz2"
+    spec = EnvSpec("CartPole-v0", (4,), "float32", Discrete(2), max_episode_steps=200)
+    assert sources.open(cartpole, spec).spec == spec
+    with pytest.raises(ValueError, match=r"not a list of 3 numbers|not an object"):
+        sources.open(cartpole, EnvSpec("other", (3,), "float32", Discrete(2)))
+
+
+def test_open_bandit(shared_data):
+    assert sources.open(shared_data("open_bandit") / "random" / "men").num_steps == 10_000
+
+
+def test_real_arrays(shared_data):
+    rules = Rules(unfinished=Unfinished.TRUNCATED)
+    door = shared_data("hand_dapg_door_human") / "door_human_demos.npz"
+    assert sources.open(door, rules=rules).num_episodes == 25
+    cartpole = shared_data("imitation_rollouts") / "cartpole_expert.npz"
+    assert sources.open(cartpole, time_limit=500).num_episodes == 57
+
+
+def test_what_was_dropped_is_said(write_jsonl, rows_of, caplog):
+    rows = rows_of("a", 2) + rows_of("b", 1)
+    rows[2]["reward"] = None
+    with caplog.at_level(logging.WARNING):
+        sources.open(write_jsonl(rows), rules=Rules(OnFault.DROP))
+    assert "fault/reward 1, episodes_dropped 1, rows_dropped 1" in caplog.text
+    caplog.clear()
+    sources.open(write_jsonl(rows_of("a", 2)))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.csv", "folder"])
+def test_an_unknown_format_is_told_with_the_known_ones(tmp_path, name):
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.write_text("1")
+    with pytest.raises(ValueError, match=r"of no known format; known are .*\.parquet") as caught:
+        sources.open(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_there_is_told(tmp_path):
+    with pytest.raises(ValueError, match="There is no dataset at"):
+        sources.open(tmp_path / "none.parquet")
+
+
+def test_options_that_would_do_nothing_are_refused(write_jsonl, rows_of, tmp_path):
+    log = write_jsonl(rows_of("a", 2))
+    with pytest.raises(ValueError, match="time_limit is for flat arrays"):
+        sources.open(log, time_limit=3)
+    with pytest.raises(ValueError, match="clip_actions is for flat arrays"):
+        sources.open(log, clip_actions=True)
+    (tmp_path / "a.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match="time_limit must be positive, not 0"):
+        sources.open(tmp_path / "a.npz", time_limit=0)
+    (tmp_path / "item_context.csv").write_text("")
+    with pytest.raises(ValueError, match="give no spec"):
+        sources.open(tmp_path, SPEC)
+
+
+@pytest.mark.parametrize(("package", "name"), [("pyarrow", "a.parquet"), ("h5py", "a.hdf5")])
+def test_an_absent_package_names_the_extra(tmp_path, monkeypatch, package, name):
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in [each for each in sys.modules if each.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ImportError, match=r"pip install 'rljax\[offline\]'"):
+        sources.open(tmp_path / name)
+
+
+def test_readers_import_nothing_optional():
+    for module in (event_log, tables, writers, sources):
+        names = vars(importlib.import_module(module.__name__))
+        assert (
+            not {"pyarrow", "h5py", "pq", "yaml"}
+            & names.keys()
+            & {name for name, x in names.items() if isinstance(x, type(sys))}
+        )
