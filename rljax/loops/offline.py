@@ -113,7 +113,7 @@ def run(
 
 
 def draw(
-    valid: Int[Array, " M"], seed: Int[Array, ""], number: Int[Array, ""], batch_size: int
+    valid: Int[Array, " M"], seed: int | Array, number: Array, batch_size: int
 ) -> tuple[Int[Array, " B"], Array]:
     """The rows of update `number`, out of the M that are steps, and the key to learn with."""
     sample_key, learn_key = keys(seed, number)

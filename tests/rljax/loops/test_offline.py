@@ -157,5 +157,6 @@ def test_statistics_are_those_of_the_steps_that_are_learned_from(data):
     ],
 )
 def test_what_does_not_fit_is_refused(data, changes, sentence):
+    state = offline.init(agent_of(), data, CONFIG)
     with pytest.raises(ValueError, match=sentence):
-        offline.run(agent_of(), data, None, dataclasses.replace(CONFIG, **changes), 0)
+        offline.run(agent_of(), data, state, dataclasses.replace(CONFIG, **changes), 0)
