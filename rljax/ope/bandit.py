@@ -23,13 +23,17 @@ class Events:
         ValueError: a number is not finite; a `log_ratio` alone may be -inf, where π never does it.
     """
 
-    reward: Float[np.ndarray, " N"]
-    log_ratio: Float[np.ndarray, " N"]  # ln w = ln π(a|x) - ln b(a|x)
-    q: Float[np.ndarray, " N"] | None = None
-    v: Float[np.ndarray, " N"] | None = None
+    reward: np.ndarray  # [N]
+    log_ratio: np.ndarray  # [N]: ln w = ln π(a|x) - ln b(a|x)
+    q: np.ndarray | None = None  # [N]
+    v: np.ndarray | None = None  # [N]
 
     def __post_init__(self) -> None:
         as_trajectories(self)  # which checks
+        for field in dataclasses.fields(self):
+            column = getattr(self, field.name)
+            if column is not None:
+                object.__setattr__(self, field.name, column.astype(np.float64))
 
 
 def as_trajectories(events: Events) -> Trajectories:

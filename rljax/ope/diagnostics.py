@@ -19,6 +19,7 @@ _FEW, _SOME = 10, 50  # effective episodes below which nothing, and little, can 
 _MOST, _MUCH = 0.5, 0.1  # share of the whole weight that one episode may carry
 _UNCOVERED = 0.01  # share of π's decisions that the log could not contain
 _DEVIATIONS = 4.0  # standard errors that the mean weight may be from 1
+_FACTOR = 2.0  # further from 1 than this, it says that most of π's doings are not in the log
 
 Trust = Literal["high", "low", "none"]
 
@@ -66,11 +67,15 @@ def verdict(
         estimates: with their intervals, to be compared with each other.
         uncovered: `uncovered_mass` of each step, if all probabilities were logged.
     """
-    none, low = _of_weights(trajectories)
-    low += _of_mean_weight(trajectories)
-    covered, uncovered_reasons = _of_support(trajectories, uncovered)
-    (low if covered else none).extend(uncovered_reasons)
-    low += _of_returns(trajectories, estimates) + _of_agreement(estimates)
+    parts = [
+        _of_weights(trajectories),
+        _of_mean_weight(trajectories),
+        _of_support(trajectories, uncovered),
+        ([], _of_returns(trajectories, estimates)),
+        ([], _of_agreement(estimates)),
+    ]
+    none = [reason for part, _ in parts for reason in part]
+    low = [reason for _, part in parts for reason in part]
     if none or low:
         return Verdict("none" if none else "low", (*none, *low))
     size = effective_sizes(trajectories.log_ratio.cumsum(axis=1))[-1]
@@ -104,33 +109,33 @@ def _of_weights(trajectories: Trajectories) -> tuple[list[str], list[str]]:
     return none, low
 
 
-def _of_mean_weight(trajectories: Trajectories) -> list[str]:
+def _of_mean_weight(trajectories: Trajectories) -> tuple[list[str], list[str]]:
     if trajectories.num_episodes == 1 or np.isposinf(trajectories.log_ratio).any():
-        return []
+        return [], []
     log_weight = trajectories_lib.log_weights(trajectories)[:, -1]
     if np.isneginf(log_weight).all() or log_weight.max() > 300:
-        return []  # no overlap, or a weight whose square is no number: said elsewhere
+        return [], []  # no overlap, or a weight whose square is no number: said elsewhere
     weight = np.exp(log_weight)
-    error = weight.std(ddof=1) / np.sqrt(len(weight))
-    if abs(weight.mean() - 1) <= _DEVIATIONS * error + 1e-6:
-        return []
-    return [
-        f"the weights average {weight.mean():.3g} where 1 is due: propensities are wrong, or the "
-        "policy does what the log never holds"
-    ]
+    mean, error = weight.mean(), weight.std(ddof=1) / np.sqrt(len(weight))
+    if abs(mean - 1) <= _DEVIATIONS * error + 1e-6:
+        return [], []
+    reason = (
+        f"the weights average {mean:.3g} where 1 is due: propensities are wrong, or the policy "
+        "does what the log never holds"
+    )
+    return ([], [reason]) if 1 / _FACTOR <= mean <= _FACTOR else ([reason], [])
 
 
 def _of_support(
     trajectories: Trajectories, uncovered: Float[np.ndarray, "E T"] | None
-) -> tuple[bool, list[str]]:
-    """Whether what the log lacks is little, and what to say of it."""
+) -> tuple[list[str], list[str]]:
     if uncovered is None:
-        return True, []
+        return [], []
     mass = float(uncovered[trajectories.valid].mean())
     if mass == 0:
-        return True, []
-    text = f"{_percent(mass)} of what the policy would do has no chance to be in the log"
-    return mass <= _UNCOVERED, [text]
+        return [], []
+    reason = f"{_percent(mass)} of what the policy would do has no chance to be in the log"
+    return ([], [reason]) if mass <= _UNCOVERED else ([reason], [])
 
 
 def _of_returns(trajectories: Trajectories, estimates: Sequence[Estimate]) -> list[str]:
@@ -159,7 +164,7 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
     apart = [
         (one, other)
         for one, other in itertools.combinations(known, 2)
-        if one.high < other.low or other.high < one.low
+        if _gap(one, other) > 1e-9 * (abs(one.value) + abs(other.value))  # not by rounding
     ]
     if apart:
         one, other = max(apart, key=lambda pair: abs(pair[0].value - pair[1].value))
@@ -181,6 +186,11 @@ def _unit(trajectories: Trajectories) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.{0 if share >= 0.01 else 2}f} %"
+
+
+def _gap(one: Estimate, other: Estimate) -> float:
+    """Between two intervals; negative where they overlap."""
+    return max(one.low, other.low) - min(one.high, other.high)
 
 
 def _range(row: Estimate) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +21,16 @@ class Trajectories:
             but estimators refuse the latter.
     """
 
-    reward: Float[np.ndarray, "E T"]
-    log_ratio: Float[np.ndarray, "E T"]  # ln π(a_t|s_t) - ln b(a_t|s_t)
-    valid: Bool[np.ndarray, "E T"]  # True for the steps that were made
+    # Shapes are checked here in words, for whoever loads a log, not by annotations.
+    reward: np.ndarray  # [E, T]
+    log_ratio: np.ndarray  # [E, T]: ln π(a_t|s_t) - ln b(a_t|s_t)
+    valid: np.ndarray  # bool [E, T]: True for the steps that were made
     discount: float  # γ, in [0, 1]
-    q: Float[np.ndarray, "E T"] | None = None  # a model's Q_π(s_t, a_t)
-    v: Float[np.ndarray, "E T"] | None = None  # a model's V_π(s_t) = Σ_a π(a|s_t) Q_π(s_t, a)
-    first_value: Float[np.ndarray, " E"] | None = None  # V_π(s_0) if `v` is not known
-    # V_π of where the last step led to: for episodes that a time limit cut; 0 where they terminated
-    last_value: Float[np.ndarray, " E"] | None = None
+    q: np.ndarray | None = None  # [E, T]: a model's Q_π(s_t, a_t)
+    v: np.ndarray | None = None  # [E, T]: a model's V_π(s_t) = Σ_a π(a|s_t) Q_π(s_t, a)
+    first_value: np.ndarray | None = None  # [E]: V_π(s_0), if `v` is not known
+    # [E]: V_π of where the last step led to, if a time limit cut the episode; 0 if it terminated
+    last_value: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -140,8 +141,11 @@ def returns(trajectories: Trajectories) -> Float[np.ndarray, " E"]:
 
 def _check_shapes(trajectories: Trajectories) -> None:
     valid = trajectories.valid
-    if valid.ndim != 2 or 0 in valid.shape:
-        raise ValueError(f"valid must be [episodes, steps], one at least of each: {valid.shape}.")
+    if valid.ndim != 2 or 0 in valid.shape or valid.dtype != bool:
+        raise ValueError(
+            "valid must be booleans [episodes, steps], one at least of each, not "
+            f"{valid.dtype} {valid.shape}."
+        )
     for name in ("reward", "log_ratio", "q", "v", "first_value", "last_value"):
         column = getattr(trajectories, name)
         due = valid.shape[:1] if name.endswith("_value") else valid.shape

@@ -37,7 +37,7 @@ def test_weights_average_1_in_every_dimension(kernel, dimension):
     bandwidth = np.full(dimension, 0.6)
     weight = np.exp(kernels.log_ratio(target, action, log_density, bandwidth, kernel))
     assert weight.mean() == pytest.approx(1.0, abs=4 * weight.std() / np.sqrt(num) + 1e-4)
-    assert 4 * weight.std() / np.sqrt(num) < 0.1  # h¹ for h³ would miss by a factor of 0.36
+    assert 4 * weight.std() / np.sqrt(num) < 0.2  # h¹ for h³ would miss by a factor of 0.36
 
 
 def test_the_value_of_a_policy_by_its_actions_neighbors():
