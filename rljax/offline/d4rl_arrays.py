@@ -67,6 +67,8 @@ def read(
 
 def _flat(path: str, arrays: dict[str, np.ndarray], time_limit: int | None) -> dict[str, Any]:
     steps = len(arrays["rewards"])
+    if not steps:
+        raise ValueError(f"{path} has no rewards: there is nothing in it.")
     known = (*_FLAT, "next_observations", "terminals", "timeouts")
     for name in known:
         if name in arrays and len(arrays[name]) != steps:

@@ -9,14 +9,14 @@ one gives up its last step, whose state becomes the final observation.
 import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from rljax import config as configs
 from rljax.offline import cells, sessions, tables
 from rljax.offline.schema import VERSION, Columns, Faults, Reading, Rules, Table, column, require
 from rljax.types import ActionSpec, Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
@@ -51,7 +51,7 @@ def read_parquet(
     """
     table, metadata = tables.parquet(path)
     if spec is None and tables.SPEC_KEY in metadata:
-        spec = configs.from_json(EnvSpec, json.loads(metadata[tables.SPEC_KEY]))
+        spec = tables.spec_from_json(json.loads(metadata[tables.SPEC_KEY]))
     if not columns.extras and tables.EXTRAS_KEY in metadata:
         extras = tuple(json.loads(metadata[tables.EXTRAS_KEY]))
         columns = dataclasses.replace(columns, extras=extras)
@@ -86,11 +86,7 @@ def from_table(
     for found in table.found:
         faults.find(*found)
     log, spec, versions = _decisions(faults, table, columns, rules, spec)
-    try:
-        parts = sessions.cut(faults, log, rules)
-    except ValueError as error:
-        told = str(error)
-        raise ValueError(told if table.file in told else f"{table.file}: {told}") from None
+    parts = sessions.cut(faults, log, rules)
     faults.counts["rows_dropped"] += int((faults.alone | (log.stream < 0)).sum())
     made = sessions.join(spec, log, parts, rules, faults, table.file)
     kept = {name: count for name, count in faults.counts.items() if count}
@@ -199,7 +195,7 @@ def _states(
     if spec is not None and spec.named_parts:
         read = {
             part.name: _part(
-                faults, table, require(table, f"{name}/{part.name}", field), part, needed
+                faults, part.name, require(table, f"{name}/{part.name}", field), part, needed
             )
             for part in spec.parts
         }
@@ -215,19 +211,16 @@ def _states(
         return values, values.shape[1:]
     found = require(table, name, field)
     if spec is not None:
-        return _part(faults, table, found, spec.parts[0], needed), spec.observation_shape
+        return _part(faults, field, found, spec.parts[0], needed), spec.observation_shape
     values = cells.vectors(faults, field, found, needed).astype(np.float32)
     return values, values.shape[1:]
 
 
-def _part(faults: Faults, table: Table, found: Any, part: Part, needed: np.ndarray) -> np.ndarray:
-    width = int(np.prod(part.shape, dtype=np.int64))
-    values = cells.vectors(faults, part.name, found, needed, width)
+def _part(faults: Faults, name: str, found: Any, part: Part, needed: np.ndarray) -> np.ndarray:
+    values = cells.vectors(faults, name, found, needed, math.prod(part.shape))
     if part.dtype == "uint8":
         bad = ((values < 0) | (values > 255) | (values != np.floor(values))).any(axis=1)
-        faults.find(
-            "pixels", bad, lambda row: f"{part.name} holds something that is no byte from 0 to 255."
-        )
+        faults.find("pixels", bad, lambda row: f"{name} holds something that is no byte.")
         values = np.where(bad[:, None], 0, values)
     return values.astype(part.dtype).reshape(len(values), *part.shape)
 
@@ -292,8 +285,14 @@ def _kinds(found: Any, decides: np.ndarray) -> tuple[bool, bool]:
         return found.ndim == 2, found.dtype.kind in "iu"
     chosen = [cell for cell, due in zip(found, decides, strict=True) if due]
     listed = bool(chosen) and cells.len_of(chosen[0]) > 0
-    items = [x for cell in chosen for x in (cell if isinstance(cell, list) else [cell])]
+    items = [x for cell in chosen for x in _items(cell)]
     return listed, not any(isinstance(x, float) for x in items)
+
+
+def _items(cell: Any) -> Iterable[Any]:
+    if isinstance(cell, dict):
+        return cell.values()
+    return cell if isinstance(cell, list) else [cell]
 
 
 def _as_lists(found: Any) -> Any:
@@ -318,11 +317,8 @@ def _masks(
     if following is None:
         return mask, mask, knows
     knows = cells.present(following, count)
-    return (
-        mask,
-        cells.masks(faults, "next_action_mask", following, knows, mask.shape[1]),
-        knows,
-    )
+    led_to = cells.masks(faults, "next_action_mask", following, knows, mask.shape[1])
+    return mask, np.where(knows[:, None], led_to, mask), knows
 
 
 def _check_actions(

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces as gym
 
-from rljax import config as configs
 from rljax.envs import spaces
 from rljax.offline import dataset as datasets
 from rljax.offline import tables, writers
@@ -116,7 +115,7 @@ def _layout(
 ) -> _Layout:
     """From the metadata; without spaces in it, from the arrays themselves."""
     if writers.SPEC in metadata:  # our own
-        ours = configs.from_json(EnvSpec, metadata[writers.SPEC])
+        ours = tables.spec_from_json(metadata[writers.SPEC])
         return _Layout(spec or ours, _ours(ours), tuple(metadata.get(writers.EXTRAS, ())))
     name, limit = _task(metadata, path)
     if "observation_space" in metadata and "action_space" in metadata:

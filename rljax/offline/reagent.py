@@ -2,7 +2,11 @@
 
 Rows come shuffled. Actions are objects of features, or names, out of `possible_actions`: they are
 numbered in the order of their features, {"4": 1} before {"5": 1}. Where no row has a choice, the
-objects are vectors of reals. An episode ended by the task where nothing is possible next.
+objects are vectors of reals.
+
+An episode ended by the task if nothing is possible next in its last row. Rows before that may say
+so, too, and go on nevertheless (in the CartPole log of ReAgent's own tests the last but one does,
+and the last lists no possible action, yet takes one): where nothing is listed, nothing is masked.
 """
 
 import os
@@ -49,12 +53,17 @@ def read(
         columns.setdefault("propensity", columns["action_probability"])
     if "next_state_features" in columns:
         columns["next_state"] = columns["next_state_features"]
-    over = np.array([_is_over(row) for _, row in found], bool)
+    choices = any(columns.get("possible_actions", ()))
+    end = "possible_next_actions" if choices else "next_action"
+    over = _last_rows(columns) & np.array([end in row and not row[end] for _, row in found], bool)
     late = np.zeros(len(found), bool)
     if time_limit is not None:
         late = np.array([_number(step) + 1 >= time_limit for step in columns["sequence_number"]])
     columns |= {"terminated": over & ~late, "truncated": over & late}
-    if any(columns.get("possible_actions", ())):
+    if choices:
+        counts["rows_without_possible_actions"] += sum(
+            not row.get("possible_actions") for _, row in found
+        )
         table = _with_choices(table)
     return event_log.from_table(table, _COLUMNS, rules, spec, counts)
 
@@ -66,7 +75,12 @@ def _with_choices(table: Table) -> Table:
     following = columns.get("possible_next_actions", [None] * len(possible))
     every = {_canonical(x) for row in possible for x in row}
     number = {action: i for i, action in enumerate(sorted(every, key=_order))}
-    masks = [[x in {_canonical(y) for y in row} for x in number] for row in possible]
+
+    def mask(row: list[Any]) -> list[bool]:
+        listed = {_canonical(y) for y in row}
+        return [x in listed for x in number]
+
+    masks = [mask(row) if row else [True] * len(number) for row in possible]
     chosen = [_canonical(cell) for cell in columns["action"]]
     known = np.array([x in number for x in chosen], bool)
     found = Found(
@@ -78,17 +92,21 @@ def _with_choices(table: Table) -> Table:
     if not all(map(all, masks)):
         made["action_mask"] = masks
         made["next_action_mask"] = [
-            [x in {_canonical(y) for y in row} for x in number] if row else None
-            for row in following
+            mask(row) if row and isinstance(row, list) else None for row in following
         ]
     return table._replace(columns=made, found=(found,))
 
 
-def _is_over(row: dict[str, Any]) -> bool:
-    """Whether the task ended with this row."""
-    if row.get("possible_actions"):
-        return "possible_next_actions" in row and not row["possible_next_actions"]
-    return "next_action" in row and not row["next_action"]
+def _last_rows(columns: dict[str, Any]) -> np.ndarray:
+    """Bool `[N]`: whether no row of the same mdp_id has a larger sequence_number."""
+    rows = [
+        (str(name), _number(step))
+        for name, step in zip(columns["mdp_id"], columns["sequence_number"], strict=True)
+    ]
+    last: dict[str, float] = {}
+    for name, step in rows:
+        last[name] = max(step, last.get(name, step))
+    return np.array([step == last[name] for name, step in rows], bool)
 
 
 def _canonical(action: Any) -> Any:

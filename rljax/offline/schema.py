@@ -121,7 +121,7 @@ class Faults:
     """Rows of one file that cannot be right: refused at once, or collected to be dropped."""
 
     def __init__(self, file: str, numbers: np.ndarray, unit: str, on_fault: OnFault):
-        self._file, self._numbers, self._unit = file, numbers, unit
+        self.file, self._numbers, self._unit = file, numbers, unit
         self._refuses = on_fault is OnFault.REFUSE
         self.spoiled = np.zeros(len(numbers), bool)  # rows whose episode is dropped
         self.alone = np.zeros(len(numbers), bool)  # rows dropped for themselves
@@ -148,14 +148,9 @@ class Faults:
             return
         if self._refuses:
             row = int(np.argmax(bad))
-            raise ValueError(f"{self._file}, {self._unit} {self._numbers[row]}: {say(row)}")
+            raise ValueError(f"{self.file}, {self._unit} {self._numbers[row]}: {say(row)}")
         self.counts[f"fault/{kind}"] += int(bad.sum())
         (self.alone if alone else self.spoiled)[bad] = True
-
-    def resized(self, numbers: np.ndarray) -> None:
-        """Starts afresh with these rows, the counts kept."""
-        self._numbers = numbers
-        self.spoiled, self.alone = np.zeros((2, len(numbers)), bool)
 
 
 def load_columns(source: Mapping[str, Any] | str | os.PathLike[str]) -> Columns:

@@ -50,9 +50,11 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     by_time = rules.session_gap is not None or not log.has_ids or log.step is None
     key = log.time if by_time else log.step
     if rules.session_gap is not None and log.time is None:
-        raise ValueError("session_gap needs a column of times: name it by Columns(time=...).")
+        raise ValueError(
+            f"{faults.file}: session_gap needs a column of times: name it by Columns(time=...)."
+        )
     if rules.sort and key is None:
-        raise ValueError("the log has no column of steps or times to be sorted by.")
+        raise ValueError(f"{faults.file} has no column of steps or times to be sorted by.")
     order = np.flatnonzero((log.stream >= 0) & ~faults.alone)
     keys = (
         (log.stream[order],) if key is None or not rules.sort else (key[order], log.stream[order])
@@ -69,7 +71,7 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
                     "row above of the same episode: sort=True puts rows in order."
                 ),
             )
-    if log.has_ids and log.step is not None:
+    if log.step is not None and not by_time:
         order = _without_duplicates(faults, log, order)
     new = _starts(faults, log, order, rules)
     if log.step is not None and not by_time:
@@ -166,6 +168,11 @@ def _together(log: Decisions, order: np.ndarray) -> np.ndarray:
     return np.diff(log.stream[order]) == 0
 
 
+def _all(x: np.ndarray) -> np.ndarray:
+    """Bool `[M]` of bool `[M, ...]`: whether all of a row is True."""
+    return x.all(axis=tuple(range(1, x.ndim)))
+
+
 def _marked(faults: Faults, rows: np.ndarray) -> np.ndarray:
     bad = np.zeros(len(faults.spoiled), bool)
     bad[rows] = True
@@ -203,7 +210,7 @@ def _without_duplicates(faults: Faults, log: Decisions, order: np.ndarray) -> np
     columns += [*jax.tree.leaves(log.observation), *log.extras.values()]
     equal = np.ones(len(row), bool)
     for values in columns:
-        equal &= (values[row] == values[above]).reshape(len(row), -1).all(axis=1)
+        equal &= _all(values[row] == values[above])
     where = np.full(len(log.step), -1)
     where[row] = above
 
@@ -238,8 +245,7 @@ def _compare_next(faults: Faults, log: Decisions, order: np.ndarray, new: np.nda
     equal = np.ones(len(row), bool)
     both = (log.next_observation.features, log.observation.features)
     for led_to, state in zip(*map(jax.tree.leaves, both), strict=True):
-        close = np.isclose(led_to[above], state[row], rtol=1e-4, atol=1e-6)
-        equal &= close.reshape(len(row), -1).all(axis=1)
+        equal &= _all(np.isclose(led_to[above], state[row], rtol=1e-4, atol=1e-6))
     faults.find(
         "next_state differs",
         _marked(faults, above[~equal]),

@@ -2,6 +2,7 @@
 
 import bz2
 import collections
+import dataclasses
 import gzip
 import json
 import lzma
@@ -14,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from rljax import config as configs
 from rljax.offline.schema import OnFault, Table
+from rljax.types import EnvSpec, Part
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _CUT_SHORT = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -111,7 +114,7 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     damaged = (*_CUT_SHORT, zipfile.BadZipFile, KeyError, ValueError)
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         h5py = hdf5()
         with h5py.File(path, "r") as file:
@@ -122,6 +125,13 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         told = " ".join(str(error).split())[:200]
         kind = "NumPy arrays (.npz)" if path.suffix == ".npz" else "HDF5"
         raise ValueError(f"{path} is no file of {kind}, or is cut short: {told}") from None
+
+
+def spec_from_json(data: dict[str, Any]) -> EnvSpec:
+    """The inverse of `config.to_json` for specs, whose named parts are no dataclasses."""
+    parts = [Part(name, tuple(shape), dtype) for name, shape, dtype in data["named_parts"]]
+    alone = configs.from_json(EnvSpec, data | {"named_parts": []})
+    return dataclasses.replace(alone, named_parts=tuple(parts))
 
 
 def hdf5() -> Any:

@@ -106,8 +106,10 @@ def test_the_real_logs(shared_data):
     assert width == len(features.context) + 4 * len(features.action)
     assert "FromUrl.weather=Sunny" in features.context
     igl = dsjson.read(root / "igl_3states.dsjson").dataset
-    assert igl.num_episodes == 200
-    np.testing.assert_allclose(igl.rows.extras["log_prob"][::2], np.log(0.25), rtol=1e-6)
+    rows = [json.loads(line) for line in (root / "igl_3states.dsjson").read_text().splitlines()]
+    assert igl.num_episodes == len(rows) == 200
+    chances = [row["_label_probability"] for row in rows]
+    np.testing.assert_allclose(igl.rows.extras["log_prob"][::2], np.log(chances), rtol=1e-6)
     with pytest.raises(ValueError, match="several slots"):
         dsjson.read(root / "ccb_data.json")
     with pytest.raises(ValueError, match="no decision log"):

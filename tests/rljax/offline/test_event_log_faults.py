@@ -48,7 +48,7 @@ FAULTS = {
     "propensity null": ({"propensity": None}, "propensity is missing"),
     "id": ({"episode_id": None}, "episode_id is missing, neither text nor a whole number"),
     "step": ({"step": 1.5}, "step is 1.5, not a whole number"),
-    "gap": ({"step": 5}, "step 5 comes where step 1 of its episode is due"),
+    "gap": ({"step": 5}, "step 5 comes where step 2 of its episode is due"),
     "order": ({"step": -1}, "its step -1 is before that of the row above"),
     "twice": ({"step": 0}, "has step 0 twice"),
     "flag": ({"terminated": "yes"}, "terminated is 'yes', not true or false"),
@@ -61,10 +61,10 @@ FAULTS = {
 def test_a_fault_is_refused_with_its_line_or_its_episode_dropped(write_jsonl, name, rows_of):
     change, told = FAULTS[name]
     rows = rows_of("a", 3, schema_version=1) + rows_of("b", 3, start=10.0, schema_version=1)
-    rows[4] |= change
+    rows[5 if name == "gap" else 4] |= change
     path = write_jsonl(rows)
     spec = EnvSpec("task", (2,), "float32", Discrete(2))
-    line = 6 if name == "early end" else 5
+    line = 6 if name in ("gap", "early end") else 5
     with pytest.raises(ValueError, match=rf"log\.jsonl, line {line}: .*{told}") as caught:
         event_log.read_jsonl(path, spec=spec)
     assert "\n" not in str(caught.value)
@@ -173,5 +173,5 @@ def test_nothing_left_is_an_error(write_jsonl, rows_of):
 
 def test_a_log_of_another_task_is_told(write_jsonl, rows_of):
     spec = EnvSpec("task", (3,), "float32", Discrete(2))
-    with pytest.raises(ValueError, match=r"line 1: observation is .*not a list of 3 numbers"):
+    with pytest.raises(ValueError, match=r"line 1: state is .*not a list of 3 numbers"):
         event_log.read_jsonl(write_jsonl(rows_of("a", 2)), spec=spec)

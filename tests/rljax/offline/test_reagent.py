@@ -69,6 +69,14 @@ def test_actions_that_are_not_always_possible_are_masked(write_jsonl):
         reagent.read(write_jsonl(rows))
 
 
+def test_an_episode_goes_on_where_nothing_was_said_to_be_possible(write_jsonl):
+    rows = [row("7", 0, **OVER), row("7", 1, "5", possible_actions=[], **OVER)]
+    made, counts, _ = reagent.read(write_jsonl(rows))
+    np.testing.assert_array_equal(made.rows.discount, [1, 0, 1])
+    assert not made.spec.has_mask
+    assert counts == {"rows": 2, "rows_without_possible_actions": 1}
+
+
 def test_actions_may_be_names(write_jsonl):
     names = {"possible_actions": ["10", "9"], "possible_next_actions": ["10", "9"]}
     rows = [row("7", 0, **names) | {"action": "10"}, row("7", 1, **(names | OVER))]
@@ -95,7 +103,7 @@ def test_another_log_is_told(write_jsonl):
 def test_cartpole_of_reagent(shared_data):
     path = shared_data("reagent_event_logs") / "cartpole_training.json.bz2"
     made, counts, _ = reagent.read(path, time_limit=200)
-    assert counts == {"rows": 3925}
+    assert counts == {"rows": 3925, "rows_without_possible_actions": 26}
     assert (made.num_episodes, made.num_steps) == (26, 3925)
     lengths = np.diff(made.starts) - 1
     assert (lengths == 200).sum() == 16  # CartPole-v0 stops there
