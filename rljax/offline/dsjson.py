@@ -190,8 +190,8 @@ def _checked(
     ]
     # `_label_Action` counts from 1
     other = [
-        not bad and action is not None and action != index + 1
-        for bad, (index, action) in zip(outside, labels, strict=True)
+        type(index) is int and action is not None and action != index + 1
+        for index, action in labels
     ]
     return [
         Found(

@@ -130,6 +130,10 @@ def _decisions(
     if spec is None:
         name = pathlib.Path(table.file).name.partition(".")[0]
         spec = EnvSpec(name, shape, "float32", action_spec, has_mask=mask is not None)
+    if spec.has_mask and mask is None:
+        raise ValueError(
+            f"{table.file} has no column {columns.action_mask!r}, and {spec.name} masks actions."
+        )
     if not spec.has_mask:
         mask = next_mask = None
     log = sessions.Decisions(
@@ -330,27 +334,30 @@ def _check_actions(
 ) -> None:
     if isinstance(spec, Box):
         low, high = (np.array(x, np.float32)[None] for x in (spec.low, spec.high))
-        fits = ((action >= low) & (action <= high)).all(axis=1)
+        inside = (action >= low) & (action <= high)
         told = "outside the bounds of its box"
+        nvec = ()
     else:
         nvec = spec.nvec if isinstance(spec, MultiDiscrete) else (spec.num_actions,)
-        choices = action.reshape(len(action), -1)
-        counts = np.array(nvec)[None]
-        fits = ((choices >= 0) & (choices < counts)).all(axis=1)
+        inside = (action >= 0) & (
+            action < (np.array(nvec) if action.ndim == 1 else np.array([nvec]))
+        )
         told = f"not from 0 to {', '.join(str(n - 1) for n in nvec)}"
-        if mask is not None:
-            places = np.cumsum([0, *nvec[:-1]])[None] + np.where(fits[:, None], choices, 0)
-            allowed = np.take_along_axis(mask, places, axis=1).all(axis=1)
-            faults.find(
-                "masked action",
-                decides & fits & ~allowed,
-                lambda row: (
-                    f"the action {action[row].tolist()} is not among those that its "
-                    "action_mask allows."
-                ),
-            )
+    fits = np.asarray(inside.reshape(len(action), -1).all(axis=1))
     faults.find(
         "action", decides & ~fits, lambda row: f"the action {action[row].tolist()} is {told}."
+    )
+    if mask is None:
+        return
+    choices = np.where(fits[:, None], action.reshape(len(action), -1), 0)
+    offsets = np.cumsum([0, *nvec[:-1]])  # components' masks lie one after another
+    allowed = np.asarray(np.take_along_axis(mask, choices + offsets[None, :], axis=1).all(axis=1))
+    faults.find(
+        "masked action",
+        decides & fits & ~allowed,
+        lambda row: (
+            f"the action {action[row].tolist()} is not among those that its action_mask allows."
+        ),
     )
 
 
@@ -367,7 +374,7 @@ def _extras(
     if propensity is not None and exact is None:
         chance = cells.numbers(faults, "propensity", propensity, decides)
         wide = isinstance(action, Box)  # densities have no upper limit
-        fits = (chance > 0) & (wide | (chance <= 1))
+        fits = (chance > 0) & (chance <= (np.inf if wide else 1))
         faults.find(
             "propensity",
             decides & ~fits,

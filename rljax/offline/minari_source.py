@@ -54,7 +54,7 @@ def read(
         ImportError: h5py is not installed.
         ValueError: the file is absent or cut short, or an episode cannot be right.
     """
-    h5py = tables.hdf5()
+    h5py = tables.optional("h5py")
     path = data_file(folder)
     counts: collections.Counter[str] = collections.Counter()
     try:

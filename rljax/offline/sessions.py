@@ -170,7 +170,7 @@ def _together(log: Decisions, order: np.ndarray) -> np.ndarray:
 
 def _all(x: np.ndarray) -> np.ndarray:
     """Bool `[M]` of bool `[M, ...]`: whether all of a row is True."""
-    return x.all(axis=tuple(range(1, x.ndim)))
+    return np.asarray(x.all(axis=tuple(range(1, x.ndim))))
 
 
 def _marked(faults: Faults, rows: np.ndarray) -> np.ndarray:

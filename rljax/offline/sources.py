@@ -125,7 +125,7 @@ def _kind(path: pathlib.Path, columns: Columns | None) -> str:
 
 def _has_episodes(path: pathlib.Path) -> bool:
     try:
-        with tables.hdf5().File(path, "r") as file:
+        with tables.optional("h5py").File(path, "r") as file:
             return "episode_0" in file
     except OSError:
         return False  # the reader of arrays says what is wrong

@@ -4,6 +4,7 @@ import bz2
 import collections
 import dataclasses
 import gzip
+import importlib
 import json
 import lzma
 import os
@@ -90,7 +91,7 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
         ImportError: pyarrow is not installed.
         ValueError: the file is absent, cut short, or none of Parquet.
     """
-    pq = pyarrow()
+    pq = optional("pyarrow.parquet")
     try:
         read = pq.read_table(path)
     except FileNotFoundError:
@@ -116,7 +117,7 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if path.suffix == ".npz":
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        h5py = hdf5()
+        h5py = optional("h5py")
         with h5py.File(path, "r") as file:
             return {name: x[()] for name, x in file.items() if isinstance(x, h5py.Dataset)}
     except FileNotFoundError:
@@ -134,27 +135,20 @@ def spec_from_json(data: dict[str, Any]) -> EnvSpec:
     return dataclasses.replace(alone, named_parts=tuple(parts))
 
 
-def hdf5() -> Any:
-    """The package h5py. Raises ImportError that names the extra where it is absent."""
+def optional(name: str) -> Any:
+    """A module of the extra `offline`. Raises ImportError that names the extra if it is absent."""
     try:
-        import h5py
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError("HDF5 files need h5py: pip install 'rljax[offline]'.") from error
-    return h5py
-
-
-def pyarrow() -> Any:
-    """The package pyarrow.parquet. Raises ImportError that names the extra where it is absent."""
-    try:
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'rljax[offline]'.") from error
-    return pq
+        package = name.partition(".")[0]
+        raise ImportError(
+            f"This file format needs {package}: pip install 'rljax[offline]'."
+        ) from error
 
 
 def _cells(column: Any) -> Any:
     """An Arrow column as an array where it has nothing missing, else as a list."""
-    import pyarrow as pa
+    pa = optional("pyarrow")
 
     kind = column.type
     if pa.types.is_floating(kind) and column.null_count:
@@ -172,8 +166,7 @@ def _cells(column: Any) -> Any:
 
 def _matrix(column: Any) -> Any:
     """Lists as an array `[N, W]` if all have one length and hold numbers or booleans only."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    pa, pc = optional("pyarrow"), optional("pyarrow.compute")
 
     lengths = pc.list_value_length(column)
     inner = column.type.value_type

@@ -31,8 +31,7 @@ def write_parquet(
         ImportError: pyarrow is not installed.
         ValueError: something beside the steps is called as a column of the schema is.
     """
-    pq = tables.pyarrow()
-    import pyarrow as pa
+    pa, pq = tables.optional("pyarrow"), tables.optional("pyarrow.parquet")
 
     rows, starts = dataset.rows, dataset.starts
     count = len(rows.reward)
@@ -102,7 +101,7 @@ def write_minari(
         ImportError: h5py is not installed.
         ValueError: the folder has a dataset already, or the id is none.
     """
-    h5py = tables.hdf5()
+    h5py = tables.optional("h5py")
     folder = pathlib.Path(folder)
     if dataset_id is None:
         name = re.sub(r"[^-\w]+", "-", folder.resolve().name).strip("-") or "dataset"

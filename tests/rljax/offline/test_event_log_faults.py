@@ -104,6 +104,12 @@ def test_actions_must_be_allowed_by_their_mask(write_jsonl, rows_of):
         event_log.read_jsonl(write_jsonl(rows))
 
 
+def test_a_log_without_masks_is_none_of_a_task_that_has_them(write_jsonl, rows_of):
+    spec = EnvSpec("task", (2,), "float32", Discrete(2), has_mask=True)
+    with pytest.raises(ValueError, match="has no column 'action_mask', and task masks actions"):
+        event_log.read_jsonl(write_jsonl(rows_of("a", 2)), spec=spec)
+
+
 def test_a_next_state_that_is_not_the_next_row_is_a_fault(write_jsonl, rows_of):
     rows = rows_of("a", 2)
     rows[0]["next_state"], rows[1]["next_state"] = [5.0, -1.0], []
