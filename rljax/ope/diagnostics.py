@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rljax.ope import trajectories as trajectories_lib
-from rljax.ope.intervals import Estimate
+from rljax.ope.intervals import Estimate, Interval
 from rljax.ope.trajectories import Trajectories
 
 _FEW, _SOME = 10, 50  # effective episodes below which nothing, and little, can be said
@@ -160,18 +160,19 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
         for row in estimates
         if row.value is not None and row.low is None
     ]
-    known = [row for row in estimates if row.low is not None and row.high is not None]
-    apart = [
-        (one, other)
-        for one, other in itertools.combinations(known, 2)
-        if _gap(one, other) > 1e-9 * (abs(one.value) + abs(other.value))  # not by rounding
+    known = [
+        (row.name, Interval(row.low, row.high))
+        for row in estimates
+        if row.low is not None and row.high is not None
     ]
-    if apart:
-        one, other = max(apart, key=lambda pair: abs(pair[0].value - pair[1].value))
-        reasons.append(
-            f"estimators disagree: {one.name} lies in {_range(one)}, {other.name} in "
-            f"{_range(other)}"
-        )
+    pairs = sorted(itertools.combinations(known, 2), key=lambda pair: _gap(pair[0][1], pair[1][1]))
+    if pairs:
+        (one, first), (other, second) = pairs[-1]
+        scale = max(abs(end) for end in (*first, *second))
+        if _gap(first, second) > 1e-9 * scale:  # not by rounding
+            reasons.append(
+                f"estimators disagree: {one} lies in {_range(first)}, {other} in {_range(second)}"
+            )
     return reasons
 
 
@@ -188,10 +189,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.{0 if share >= 0.01 else 2}f} %"
 
 
-def _gap(one: Estimate, other: Estimate) -> float:
+def _gap(one: Interval, other: Interval) -> float:
     """Between two intervals; negative where they overlap."""
     return max(one.low, other.low) - min(one.high, other.high)
 
 
-def _range(row: Estimate) -> str:
-    return f"[{row.low:.4g}, {row.high:.4g}]"
+def _range(interval: Interval) -> str:
+    return f"[{interval.low:.4g}, {interval.high:.4g}]"

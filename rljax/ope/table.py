@@ -131,17 +131,17 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def forest_plot(report: Report, output: pathlib.Path) -> None:
     """A PNG: a line per estimator with its interval; dashed, what the log itself earned."""
-    rows = [row for row in report.estimates if row.value is not None]
+    rows = [(row, row.value) for row in report.estimates if row.value is not None]
     height = 1.2 + 0.3 * max(1, len(rows))
     figure = Figure(figsize=(6.4, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for place, row in enumerate(rows):
+    for place, (row, value) in enumerate(rows):
         if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [place, place], color="C0", linewidth=1.5)
-        axes.plot([row.value], [place], color="C0", marker="s", markersize=4)
+            axes.hlines(place, row.low, row.high, color="C0", linewidth=1.5)
+        axes.plot([value], [place], color="C0", marker="s", markersize=4)
     if report.logged.value is not None:
         axes.axvline(report.logged.value, color="gray", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [row.name for row, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"return per episode, {100 * report.confidence:g} % intervals")
     axes.set_title(f"trust: {report.verdict.trust}", fontsize="medium")

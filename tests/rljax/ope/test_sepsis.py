@@ -244,7 +244,6 @@ def test_estimators_are_unbiased_and_intervals_cover(mdp):
 @pytest.mark.slow
 def test_intervals_cover_in_two_hundred_replications(mdp):
     found = replicate(mdp, 200, 1000, 1000, seed=1)
-    print({name: (round(float(b), 2), c) for name, (b, c) in found.items()})
     for name, (bias, coverage) in found.items():
         assert abs(bias) < 4, name
         assert 0.89 <= coverage <= 0.995, name  # ±4 deviations: √(0.95·0.05/200) = 0.015
