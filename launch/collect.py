@@ -66,9 +66,11 @@ def main(argv: list[str]) -> int:
 
     import jax
 
-    from rljax.offline import collection, dataset, writers
+    from rljax.offline import collection, dataset, tables, writers
 
     with flags.usage_errors():
+        tables.optional("pyarrow")  # before anything is played
+        tables.optional("h5py")
         out = pathlib.Path(FLAGS.out)
         cast = _cast()
         parts: list[Episode] = []
