@@ -20,6 +20,9 @@ def test_an_episode_without_an_end_is_refused_or_is_what_was_chosen(write_jsonl,
     assert [(len(e.reward), e.terminated) for e in cut.episodes()] == [(1, False), (2, True)]
     ended = event_log.read_jsonl(path, rules=Rules(unfinished=Unfinished.TERMINATED)).dataset
     assert [(len(e.reward), e.terminated) for e in ended.episodes()] == [(2, True), (2, True)]
+    flagged = write_jsonl(rows_of("a", 2, terminated=False), "flagged.jsonl")
+    kept = event_log.read_jsonl(flagged, rules=Rules(unfinished=Unfinished.TERMINATED)).dataset
+    assert not kept.episode(0).terminated  # the choice is for those without a flag alone
     dropped = event_log.read_jsonl(path, rules=DROP)
     assert dropped.dataset.num_episodes == 1
     assert dropped.counts["episodes_dropped"] == 1
