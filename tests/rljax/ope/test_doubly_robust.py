@@ -135,24 +135,30 @@ def test_estimates_that_need_a_model_say_so():
             estimator(logged)
 
 
-def test_magic_solves_what_the_paper_states():
-    logged = random_log(4, num=30)
-    blend = doubly_robust.magic(logged, seed=5)
+@pytest.mark.parametrize("resamples", [200, 1])
+def test_magic_solves_what_the_paper_states(resamples):
+    base = random_log(4, num=30)
+    logged = random_log(
+        4, num=30, q=base.q + 3, v=base.v + 3, log_ratio=0.2 * base.log_ratio
+    )  # the model is wrong by 3
+    blend = doubly_robust.magic(logged, seed=5, resamples=resamples)
     returns = loop_returns(logged, np.ones(30))
     np.testing.assert_array_equal(blend.steps, [-1, 0, 1, 2, 3])
     assert blend.blend.min() >= 0
     assert blend.blend.sum() == pytest.approx(1.0)
     assert weighted.estimate(blend.means) == pytest.approx(blend.blend @ returns, rel=1e-9)
     # Ω and b from their definitions; then no point of the simplex may do better
-    counts = weighted.resample_counts(30, 200, np.random.default_rng(5))
-    values = [loop_returns(logged, count)[-1] for count in counts[:200]]
+    counts = weighted.resample_counts(30, resamples, np.random.default_rng(5))
+    values = [loop_returns(logged, count)[-1] for count in counts]
     low = min(returns[-1], np.quantile(values, 0.05))
     high = max(returns[-1], np.quantile(values, 0.95))
     bias = np.where(returns > high, returns - high, np.where(returns < low, returns - low, 0))
+    assert np.count_nonzero(bias) >= 3
+    assert bias[-1] == 0
     parts = np.array([loop_parts(logged, i) for i in range(30)])
-    covariance = 30 * np.cov(parts.T, ddof=1)
-    matrix = covariance + np.outer(bias, bias)
+    matrix = 30 * np.cov(parts.T, ddof=1) + np.outer(bias, bias)
     gradient = matrix @ blend.blend
+    assert np.count_nonzero(blend.blend) >= 2
     assert gradient.min() >= blend.blend @ gradient * (1 - 1e-6)  # the condition of optimality
 
 
