@@ -2,6 +2,7 @@
 
     python -m launch.evaluate --workdir=runs/cartpole --episodes=100
     python -m launch.evaluate --workdir=runs/a,runs/b,runs/c      # three seeds of one experiment
+    python -m launch.evaluate --workdir=runs/cartpole --dataset=data/mixed --ope      # by a log
 
 The normalizers' statistics stay as training left them. Each workdir gets the numbers in its
 result.json and, where the environment can be rendered, an episode in videos/. Several workdirs are
@@ -36,6 +37,14 @@ absl_flags.DEFINE_integer(
 )
 absl_flags.DEFINE_integer("seed", 0, "Of the environments and the actions.", 0, flag_values=FLAGS)
 absl_flags.DEFINE_bool("video", True, "Keep a greedy episode as a GIF.", flag_values=FLAGS)
+absl_flags.DEFINE_bool(
+    "ope", False, "Evaluate by the log of another policy, --dataset, not by playing.", FLAGS
+)
+absl_flags.DEFINE_string("dataset", None, "The log, with --ope.", flag_values=FLAGS)
+absl_flags.DEFINE_bool("greedy", False, "With --ope: the policy without its noise.", FLAGS)
+absl_flags.DEFINE_integer(
+    "ope_updates", 20_000, "With --ope: of the model of the policy's value.", 1, flag_values=FLAGS
+)
 absl_flags.DEFINE_integer("video_steps", 1000, "Longest video, in steps.", 1, flag_values=FLAGS)
 
 
@@ -46,6 +55,11 @@ def main(argv: list[str]) -> int:
         raise flags.UsageError("--workdir is missing: give that of launch.train.")
     if FLAGS.step not in ("latest", "best") and not FLAGS.step.isdecimal():
         raise flags.UsageError(f"--step={FLAGS.step} must be a number, latest or best.")
+
+    if bool(FLAGS.dataset) != FLAGS.ope:
+        raise flags.UsageError("--ope and --dataset go together: an evaluation by that log.")
+    if FLAGS.ope:
+        return _by_logs()
 
     from rich.console import Console
     from rich.table import Table
@@ -86,6 +100,32 @@ def main(argv: list[str]) -> int:
                 f"[{low:,.1f}, {high:,.1f}] 95 %",
             )
     Console(soft_wrap=True).print(table)
+    return 0
+
+
+def _by_logs() -> int:
+    """Evaluates every workdir by the episodes of --dataset; prints a table for each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from launch import ope, trained
+
+    console = Console(soft_wrap=True)
+    for workdir in map(pathlib.Path, FLAGS.workdir):
+        run = trained.load(workdir, FLAGS.step, FLAGS.run)
+        with flags.usage_errors():
+            found, told = ope.report(
+                run, FLAGS.dataset, greedy=FLAGS.greedy, updates=FLAGS.ope_updates, seed=FLAGS.seed
+            )
+        table = Table("estimator", "value", "95 % interval", box=None)
+        for row in (found.logged, *found.estimates):
+            interval = "" if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]"
+            value = row.note if row.value is None else f"{row.value:,.4g}"
+            table.add_row(row.name, value, interval)
+        console.print(f"{workdir}, step {run.step:,}, by {FLAGS.dataset}:")
+        console.print(table)
+        console.print(f"trust: {found.verdict.trust}: {'; '.join(found.verdict.reasons)}")
+        ope.write(found, told, workdir)
     return 0
 
 

@@ -158,7 +158,7 @@ def load(
 
 def _train_state(agent: Agent, source: HostEnv | JaxEnv | None, loop_config: Any) -> Any:
     """What the loop's state has under `train`."""
-    if isinstance(loop_config, in_graph.Config):  # several side by side
+    if source and isinstance(loop_config, in_graph.Config):  # several side by side
         return in_graph.init(agent, source, loop_config).train
     return agent.init(jax.random.key(0))
 

@@ -20,10 +20,10 @@ class Episode(NamedTuple):
     """What happened between a reset and an ending; NumPy arrays."""
 
     observation: Observation  # [T + 1, ...]: the last is what the last step led to
-    action: np.ndarray  # [T, ...]
-    reward: np.ndarray  # float32 [T]
+    action: Any  # [T, ...]
+    reward: Any  # float32 [T]
     terminated: bool  # by the task; else by a time limit, or where the log ends
-    extras: Mapping[str, np.ndarray] = MappingProxyType({})  # [T], e.g. "log_prob": ln propensity
+    extras: Mapping[str, Any] = MappingProxyType({})  # [T], e.g. "log_prob": ln propensity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,17 +133,19 @@ def _rows(spec: EnvSpec, episode: Episode) -> Transition:
         row = int(np.argmin(np.isfinite(episode.reward)))
         raise ValueError(f"has the reward {episode.reward[row]} in step {row}.")
 
-    def padded(x: Any, dtype: Any) -> np.ndarray:
+    def padded(x: Any, dtype: Any) -> Any:
         x = np.asarray(x, dtype)
         return np.concatenate([x, np.zeros((1, *x.shape[1:]), dtype)])
 
     last = np.arange(steps + 1) == steps - 1
+    discount: Any = np.where(last & episode.terminated, 0.0, 1.0).astype(np.float32)
+    valid: Any = np.arange(steps + 1) < steps
     return Transition(
         Observation(*jax.tree.map(np.asarray, episode.observation)),
         padded(episode.action, spec.action.dtype),
         padded(episode.reward, np.float32),
-        np.where(last & episode.terminated, 0.0, 1.0).astype(np.float32),
-        np.arange(steps + 1) < steps,
+        discount,
+        valid,
         {name: padded(column, np.float32) for name, column in episode.extras.items()},
     )
 
