@@ -74,7 +74,10 @@ def magic(
 
     Partial returns g_j, j = -1 ... T - 1, blended by the x on the simplex that is least in
     x' (Ω + b b') x: Ω is their covariance, b_j how far g_j lies outside of the interval that holds
-    the middle 90 % of `resamples` bootstrapped WDR estimates.
+    the middle 90 % of `resamples` bootstrapped WDR estimates. So a model that is wrong by less than
+    that interval is wide counts as right, and no interval around the blend shows it: on the sepsis
+    MDP of the tests, 500 episodes and a model that is wrong by 0.093, the root mean squared error
+    is 0.065 (WDR: 0.030), and the 95 % bootstrap interval of `means` covers 26 % (WDR: 96 %).
 
     Args:
         trajectories: with q and v, of two episodes at least.

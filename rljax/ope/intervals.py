@@ -26,7 +26,10 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """One estimator's answer; None where it has none, and then `note` says why."""
+    """One estimator's answer; None where it has none.
+
+    `note` says why that is, or what the interval leaves out.
+    """
 
     name: str
     value: float | None

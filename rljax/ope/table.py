@@ -25,6 +25,11 @@ from rljax.ope.intervals import Estimate, Resampled
 from rljax.ope.trajectories import Trajectories
 from rljax.ope.weighted import WeightedMeans
 
+_OF_THE_MODEL = {  # what no resampling of the log can show
+    "dm": "the interval leaves out the model's error",
+    "magic": "the interval leaves out the model's error and the choice of the blend",
+}
+
 
 class Bootstrap(NamedTuple):
     """How intervals are made."""
@@ -55,7 +60,8 @@ def evaluate(
 ) -> Report:
     """Importance sampling in four kinds; with a model DM, DR, WDR and MAGIC; with `state` MIS.
 
-    An estimator that cannot answer has None and says why; MAGIC's interval holds its blend fixed.
+    An estimator that cannot answer has None and says why. The intervals of DM and MAGIC leave out
+    the model's error, and say so; the verdict sees it only by comparison with the others.
 
     Args:
         trajectories: what was logged; with `q` and `v` for the estimators that use a model.
@@ -130,14 +136,18 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def forest_plot(report: Report, output: pathlib.Path) -> None:
-    """A PNG: a line per estimator with its interval; dashed, what the log itself earned."""
+    """A PNG: a line per estimator with its interval; dashed, what the log itself earned.
+
+    Intervals that leave something out, by their note, are dotted.
+    """
     rows = [(row, row.value) for row in report.estimates if row.value is not None]
     height = 1.2 + 0.3 * max(1, len(rows))
     figure = Figure(figsize=(6.4, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for place, (row, value) in enumerate(rows):
         if row.low is not None and row.high is not None:
-            axes.hlines(place, row.low, row.high, color="C0", linewidth=1.5)
+            style = "dotted" if row.note else "solid"
+            axes.hlines(place, row.low, row.high, color="C0", linewidth=1.5, linestyle=style)
         axes.plot([value], [place], color="C0", marker="s", markersize=4)
     if report.logged.value is not None:
         axes.axvline(report.logged.value, color="gray", linestyle="--", linewidth=1)
@@ -171,7 +181,8 @@ def _row(name: str, prepare: Callable[[], tuple[Resampled, int]], bootstrap: Boo
     except ValueError as error:
         return Estimate(name, None, note=str(error))
     interval = intervals.bootstrap_of(resampled, num, **bootstrap._asdict())
-    return Estimate(name, value, *(interval or (None, None)))
+    note = _OF_THE_MODEL.get(name, "") if interval else ""
+    return Estimate(name, value, *(interval or (None, None)), note)
 
 
 def _report(

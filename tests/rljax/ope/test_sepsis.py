@@ -258,6 +258,10 @@ def test_the_table_trusts_a_close_policy_and_not_a_far_one(mdp):
     assert report.verdict.trust == "high", report.verdict
     for row in report.estimates:
         assert row.low <= truth <= row.high, row
+    wrong = table.evaluate(weigh(log, near, behavior, *distort(q, near)))
+    assert wrong.verdict.trust == "low"
+    assert "disagree" in wrong.verdict.reasons[0]
+    assert "dm lies in" in wrong.verdict.reasons[0] or "dm in" in wrong.verdict.reasons[0]
     truth = exact(mdp, far)[2]
     report = table.evaluate(weigh(log, far, behavior), state=log.state)
     assert report.verdict.trust == "none"

@@ -30,6 +30,7 @@ def test_all_estimators_answer_and_agree():
     for row in report.estimates:
         assert row.low - 1e-9 <= row.value <= row.high + 1e-9, row
         assert abs(row.value - 3) < 0.6, row
+        assert ("model's error" in row.note) == (row.name in {"dm", "magic"}), row
     assert report.verdict.trust == "high"
     assert report.logged.value == pytest.approx(logged.reward.sum(axis=1).mean())
     assert 150 < report.effective_size < 200
