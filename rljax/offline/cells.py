@@ -21,7 +21,7 @@ def numbers(faults: Faults, name: str, cells: Any, needed: np.ndarray) -> np.nda
     if _is_numeric(cells, 1):
         values = np.asarray(cells, np.float64)
     else:
-        values = np.array([_number(cell) for cell in cells], np.float64)
+        values = np.array([number(cell) for cell in cells], np.float64)
     fits = np.abs(values) <= _LARGEST  # False for NaN, too
     faults.find(
         name, needed & ~fits, lambda row: f"{name} is {_show(cells[row])}, not a finite number."
@@ -33,7 +33,7 @@ def whole(faults: Faults, name: str, cells: Any, needed: np.ndarray) -> np.ndarr
     """Whole numbers, int64 `[N]`."""
     if _is_numeric(cells, 1) and cells.dtype.kind in "iu":
         return np.where(needed, cells.astype(np.int64), 0)
-    values = np.array([_number(cell) for cell in _listed(cells)], np.float64)
+    values = np.array([number(cell) for cell in _listed(cells)], np.float64)
     fits = np.isfinite(values) & (np.abs(values) < 2.0**53)
     fits[fits] &= values[fits] == np.floor(values[fits])
     faults.find(
@@ -70,7 +70,7 @@ def vectors(
         if not isinstance(cell, list | tuple | np.ndarray) or len(cell) != size:
             right_size[row] = False
             continue
-        read = [_number(x) for x in (cell.tolist() if isinstance(cell, np.ndarray) else cell)]
+        read = [number(x) for x in (cell.tolist() if isinstance(cell, np.ndarray) else cell)]
         fits[row] = all(abs(x) <= _LARGEST for x in read)
         values[row] = read if fits[row] else 0.0
     if keys is not None:
@@ -105,13 +105,10 @@ def masks(
             needed & (cells.shape[1] != size),
             lambda row: _lengths(name, len(cells[row]), size),
         )
-        return (
-            cells & needed[:, None]
-            if cells.shape[1] == size
-            else np.zeros((len(cells), size), bool)
-        )
+        fits = cells.shape[1] == size
+        return cells & needed[:, None] if fits else np.zeros((len(cells), size), bool)
     sizes = [len_of(cell) for cell, due in zip(cells, needed, strict=True) if due]
-    size = (sizes[0] if sizes else 0) if width is None else width
+    size = next(filter(None, sizes), 1) if width is None else width
     values, fits = np.zeros((len(cells), size), bool), np.ones(len(cells), bool)
     for row in np.flatnonzero(needed):
         cell = cells[row]
@@ -164,6 +161,16 @@ def present(cells: Any, count: int) -> np.ndarray:
     return np.array([cell is not None and len_of(cell) > 0 for cell in cells], bool)
 
 
+def number(cell: Any) -> float:
+    """A number as it is; NaN for anything else, text and booleans, too, or if it is too large."""
+    if type(cell) not in (int, float):
+        return math.nan
+    try:
+        return float(cell)
+    except OverflowError:  # a whole number with hundreds of digits
+        return math.nan
+
+
 def sorted_keys(names: Any) -> list[Any]:
     """Keys or ids in order: as numbers if all of them are, else as text."""
     if all(isinstance(x, int) or (isinstance(x, str) and _is_decimal(x)) for x in names):
@@ -185,16 +192,6 @@ def _is_numeric(cells: Any, ndim: int) -> bool:
     return isinstance(cells, np.ndarray) and cells.ndim == ndim and cells.dtype.kind in "iuf"
 
 
-def _number(cell: Any) -> float:
-    """NaN for anything but a number: text and booleans, too."""
-    if type(cell) not in (int, float):
-        return math.nan
-    try:
-        return float(cell)
-    except OverflowError:  # a whole number with hundreds of digits
-        return math.nan
-
-
 def _second(cell: Any) -> float:
     if isinstance(cell, str):
         try:
@@ -203,7 +200,7 @@ def _second(cell: Any) -> float:
             return math.nan
     if isinstance(cell, datetime.datetime):
         return (cell if cell.tzinfo else cell.replace(tzinfo=datetime.UTC)).timestamp()
-    return _number(cell)
+    return number(cell)
 
 
 def _is_flag(cell: Any) -> bool:

@@ -12,13 +12,14 @@ Features are named by their path: text is "weather=Sunny" with the value 1, a nu
 that value, true likewise 1; keys that start with "_" describe nothing, as in Vowpal Wabbit.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rljax.offline import event_log, tables
+from rljax.offline import cells, event_log, tables
 from rljax.offline.schema import Columns, Found, Reading, Rules, Table
 from rljax.types import Discrete, EnvSpec
 
@@ -175,7 +176,7 @@ def _flat(described: Any, path: str) -> Iterator[tuple[str, float]]:
             if described:
                 yield path, 1.0
         case int() | float():
-            yield path, float(described)
+            yield path, cells.number(described)  # NaN if too large, which is found
 
 
 def _checked(
@@ -234,19 +235,14 @@ def _agrees(row: dict[str, Any]) -> bool:
     index, told = row.get("_labelIndex"), row.get("_label_probability")
     if not isinstance(ranked, list) or not isinstance(chances, list) or type(index) is not int:
         return True
-    if len(ranked) != len(chances) or type(told) not in (int, float):
-        return False
     taken = index + (0 if 0 in ranked else 1)  # logs count the ranked actions from 1, some from 0
-    if taken not in ranked:
+    if len(ranked) != len(chances) or taken not in ranked:
         return False
-    try:
-        return (
-            abs(sum(chances) - 1) < _TOLERANCE
-            and abs(chances[ranked.index(taken)] - told) < _TOLERANCE
-        )
-    except TypeError:
-        return False
+    values = [cells.number(chance) for chance in chances]
+    off = (sum(values) - 1, values[ranked.index(taken)] - cells.number(told))
+    return all(abs(x) < _TOLERANCE for x in off)  # False for NaN
 
 
 def _negated(cost: Any) -> Any:
-    return 0.0 - cost if type(cost) in (int, float) else cost
+    value = cells.number(cost)
+    return cost if math.isnan(value) else 0.0 - value

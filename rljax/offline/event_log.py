@@ -8,7 +8,6 @@ one gives up its last step, whose state becomes the final observation.
 
 import collections
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -51,10 +50,10 @@ def read_parquet(
     """
     table, metadata = tables.parquet(path)
     if spec is None and tables.SPEC_KEY in metadata:
-        spec = tables.spec_from_json(json.loads(metadata[tables.SPEC_KEY]))
+        spec = tables.spec_from_json(str(path), metadata[tables.SPEC_KEY])
     if not columns.extras and tables.EXTRAS_KEY in metadata:
-        extras = tuple(json.loads(metadata[tables.EXTRAS_KEY]))
-        columns = dataclasses.replace(columns, extras=extras)
+        extras = metadata[tables.EXTRAS_KEY].decode(errors="replace").splitlines()
+        columns = dataclasses.replace(columns, extras=tuple(extras))
     return from_table(table, columns, rules, spec)
 
 

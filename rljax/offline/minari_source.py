@@ -70,7 +70,7 @@ def read(
                 made = datasets.make(layout.spec, numbered, str(folder))
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}.") from None
-    except OSError as error:
+    except tables.DAMAGED as error:
         told = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is no HDF5 file, or is cut short: {told}") from None
     return Reading(made, {name: count for name, count in counts.items() if count}, {})
@@ -115,7 +115,7 @@ def _layout(
 ) -> _Layout:
     """From the metadata; without spaces in it, from the arrays themselves."""
     if writers.SPEC in metadata:  # our own
-        ours = tables.spec_from_json(metadata[writers.SPEC])
+        ours = tables.spec_from_json(str(path), metadata[writers.SPEC])
         return _Layout(spec or ours, _ours(ours), tuple(metadata.get(writers.EXTRAS, ())))
     name, limit = _task(metadata, path)
     if "observation_space" in metadata and "action_space" in metadata:
@@ -202,7 +202,9 @@ def _episode(
 ) -> Episode:
     where = f"{path}, {group.name.strip('/')}"
     names = ("observations", "actions", "rewards", "terminations", "truncations")
-    missing = [name for name in names if name not in group]
+    kinds = [getattr(group.get(name, getclass=True), "__name__", "nothing") for name in names]
+    fits = [("Dataset", "Group")] * 2 + [("Dataset",)] * 3  # parts lie in a group
+    missing = [x for x, kind, known in zip(names, kinds, fits, strict=True) if kind not in known]
     if missing:
         raise ValueError(f"{where} has no {', '.join(missing)}.")
     reward = np.asarray(group["rewards"], np.float64)

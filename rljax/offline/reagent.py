@@ -58,7 +58,9 @@ def read(
     over = _last_rows(columns) & np.array([end in row and not row[end] for _, row in found], bool)
     late = np.zeros(len(found), bool)
     if time_limit is not None:
-        late = np.array([_number(step) + 1 >= time_limit for step in columns["sequence_number"]])
+        late = np.array(
+            [cells.number(step) + 1 >= time_limit for step in columns["sequence_number"]]
+        )
     columns |= {"terminated": over & ~late, "truncated": over & late}
     if choices:
         counts["rows_without_possible_actions"] += sum(
@@ -100,7 +102,7 @@ def _with_choices(table: Table) -> Table:
 def _last_rows(columns: dict[str, Any]) -> np.ndarray:
     """Bool `[N]`: whether no row of the same mdp_id has a larger sequence_number."""
     rows = [
-        (str(name), _number(step))
+        (str(name), cells.number(step))
         for name, step in zip(columns["mdp_id"], columns["sequence_number"], strict=True)
     ]
     last: dict[str, float] = {}
@@ -112,7 +114,7 @@ def _last_rows(columns: dict[str, Any]) -> np.ndarray:
 def _canonical(action: Any) -> Any:
     """One action in a form that can be compared: features with their values, or a name."""
     if isinstance(action, dict):
-        return tuple((key, action[key]) for key in cells.sorted_keys(action))
+        return tuple((key, cells.number(action[key])) for key in cells.sorted_keys(action))
     return str(action)
 
 
@@ -120,9 +122,5 @@ def _order(action: Any) -> Any:
     if isinstance(action, str):
         return (1, int(action), action) if action.isdecimal() else (2, 0, action)
     # by features, the larger value first: one-hot objects then come in the order of their ones
-    ranked = tuple((int(k) if k.isdecimal() else 0, k, -_number(value)) for k, value in action)
+    ranked = tuple((int(k) if k.isdecimal() else 0, k, -value) for k, value in action)
     return (0, 0, ranked)
-
-
-def _number(cell: Any) -> float:
-    return float(cell) if type(cell) in (int, float) else 0.0

@@ -22,6 +22,7 @@ from rljax.types import EnvSpec, Part
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _CUT_SHORT = (EOFError, OSError, zlib.error, lzma.LZMAError)
+DAMAGED = (OSError, KeyError, RuntimeError)  # what h5py and zipfile find, too
 SPEC_KEY = b"rljax.spec"  # of a Parquet file's metadata: its EnvSpec, as JSON
 EXTRAS_KEY = b"rljax.extras"  # the columns that are kept beside the steps
 
@@ -93,7 +94,7 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
     """
     pq = optional("pyarrow.parquet")
     try:
-        read = pq.read_table(path)
+        read = pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}.") from None
     except (OSError, ValueError) as error:  # of pyarrow, ArrowInvalid is a ValueError
@@ -112,7 +113,7 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ValueError: it is absent, cut short, or holds pickled objects, which nobody should open.
     """
     path = pathlib.Path(path)
-    damaged = (*_CUT_SHORT, zipfile.BadZipFile, KeyError, ValueError)
+    damaged = (*_CUT_SHORT, *DAMAGED, zipfile.BadZipFile, ValueError)
     try:
         if path.suffix == ".npz":
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -128,11 +129,21 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is no file of {kind}, or is cut short: {told}") from None
 
 
-def spec_from_json(data: dict[str, Any]) -> EnvSpec:
-    """The inverse of `config.to_json` for specs, whose named parts are no dataclasses."""
-    parts = [Part(name, tuple(shape), dtype) for name, shape, dtype in data["named_parts"]]
-    alone = configs.from_json(EnvSpec, data | {"named_parts": []})
-    return dataclasses.replace(alone, named_parts=tuple(parts))
+def spec_from_json(file: str, text: str | bytes) -> EnvSpec:
+    """The inverse of `spec_to_json`. Raises ValueError that names the file it comes from."""
+    try:
+        data = json.loads(text)
+        # named parts are tuples with names, which `config` does not know
+        parts = [Part(name, tuple(shape), dtype) for name, shape, dtype in data["named_parts"]]
+        alone = configs.from_json(EnvSpec, data | {"named_parts": []})
+        return dataclasses.replace(alone, named_parts=tuple(parts))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: its spec cannot be read: {error}") from None
+
+
+def spec_to_json(spec: EnvSpec) -> str:
+    """What a file keeps of its spec."""
+    return json.dumps(configs.to_json(spec))
 
 
 def optional(name: str) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from rljax import config as configs
 from rljax.offline import tables
 from rljax.offline.dataset import Dataset, Episode
 from rljax.offline.schema import VERSION
@@ -71,14 +70,14 @@ def write_parquet(
     columns["schema_version"] = np.full(count, VERSION, np.int32)
     extras = [name for name in rows.extras if name != "log_prob"]
     metadata = {
-        tables.SPEC_KEY: json.dumps(configs.to_json(dataset.spec)),
-        tables.EXTRAS_KEY: json.dumps(extras),
+        tables.SPEC_KEY: tables.spec_to_json(dataset.spec),
+        tables.EXTRAS_KEY: "\n".join(extras),
     }
     table = pa.table(columns).replace_schema_metadata(metadata)
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        pq.write_table(table, partial)
+        pq.write_table(table, partial, write_page_checksum=True)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -121,7 +120,7 @@ def write_minari(
                 group.attrs["id"] = number
                 group.attrs["total_steps"] = len(episode.reward)
                 for name, values in _arrays(dataset.spec, episode):
-                    group.create_dataset(name, data=values)
+                    group.create_dataset(name, data=values, fletcher32=True)  # checksums
                 group.require_group("infos")
         size = (partial / "main_data.hdf5").stat().st_size / 1e6
         metadata = _metadata(dataset, dataset_id, size)
@@ -171,7 +170,7 @@ def _metadata(dataset: Dataset, dataset_id: str, size: float) -> dict[str, Any]:
         "dataset_id": dataset_id,
         "dataset_size": round(size, 1),
         "minari_version": _MINARI_VERSION,
-        SPEC: configs.to_json(spec),
+        SPEC: tables.spec_to_json(spec),
         EXTRAS: list(dataset.rows.extras),
     }
 
