@@ -109,7 +109,11 @@ def resampled(means: WeightedMeans, counts: Float[np.ndarray, "R E"]) -> Float[n
     total = counts @ weight
     faint = total < _FAINT
     ratio = counts @ (weight * means.value) / np.where(faint, 1.0, total)
-    for row in np.flatnonzero(faint.any(axis=1)):  # the heaviest were not drawn: compute afresh
+    if not faint.any():
+        return ratio.sum(axis=1)
+    lost = (faint & (counts @ np.isfinite(means.log_weight) == 0)).any(axis=1)  # none has weight
+    ratio[lost, 0] = np.nan
+    for row in np.flatnonzero(faint.any(axis=1) & ~lost):  # the heaviest were not drawn: afresh
         ratio[row, faint[row]] = _of_resample(
             means.value[:, faint[row]], means.log_weight[:, faint[row]], counts[row]
         )
@@ -123,8 +127,5 @@ def _of_resample(
 ) -> Float[np.ndarray, " K"]:
     drawn = count > 0
     log_weight = log_weight[drawn]
-    heaviest = log_weight.max(axis=0)
-    none = np.isneginf(heaviest)
-    weight = count[drawn, None] * np.exp(log_weight - np.where(none, 0.0, heaviest)[None])
-    total = np.where(none, np.nan, weight.sum(axis=0))
-    return (weight * value[drawn]).sum(axis=0) / total
+    weight = count[drawn, None] * np.exp(log_weight - log_weight.max(axis=0)[None])
+    return (weight * value[drawn]).sum(axis=0) / weight.sum(axis=0)
