@@ -6,6 +6,7 @@ says where there must be something; elsewhere nothing is read.
 """
 
 import datetime
+import itertools
 import math
 from typing import Any
 
@@ -61,6 +62,9 @@ def vectors(
     first = next((cell for cell, due in zip(cells, needed, strict=True) if due and len_of(cell)), 0)
     keys = sorted_keys(first) if isinstance(first, dict) else None
     size = len_of(first) if width is None else width
+    values = _lists(cells, size) if needed.all() and keys is None else None
+    if values is not None:
+        return values
     values = np.zeros((len(cells), size))
     right_size, fits = np.ones((2, len(cells)), bool)
     for row in np.flatnonzero(needed):
@@ -181,6 +185,20 @@ def sorted_keys(names: Any) -> list[Any]:
 def len_of(cell: Any) -> int:
     """Length of a list, an object or an array; 0 of anything else."""
     return len(cell) if isinstance(cell, list | tuple | dict | np.ndarray) else 0
+
+
+def _lists(cells: list[Any], size: int) -> np.ndarray | None:
+    """Lists of `size` good numbers all at once; None if something is wrong, which takes a look."""
+    if not all(type(cell) is list and len(cell) == size for cell in cells):
+        return None
+    flat = list(itertools.chain.from_iterable(cells))
+    if not set(map(type, flat)) <= {int, float}:
+        return None
+    try:
+        values = np.array(flat, np.float64).reshape(len(cells), size)
+    except OverflowError:
+        return None
+    return values if (np.abs(values) <= _LARGEST).all() else None
 
 
 def _listed(cells: Any) -> list[Any]:

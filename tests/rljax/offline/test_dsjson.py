@@ -64,6 +64,9 @@ def test_rows_by_hand(write_jsonl):
         ({"_labelIndex": None}, "_labelIndex is None"),
         ({"pdrop": 0.5}, "not supported"),
         ({"c": {}}, "describes no action"),
+        ({"_label_cost": 10**400}, "reward is 1000"),
+        ({"p": [0.8, None]}, "_label_probability is not what p"),
+        ({"p": [0.8, 10**400]}, "_label_probability is not what p"),
     ],
 )
 def test_faults_name_the_line(write_jsonl, change, told):
@@ -79,6 +82,12 @@ def test_a_log_with_unknown_features_is_refused(write_jsonl):
     with pytest.raises(ValueError, match="line 2: it has a feature or an action too many"):
         dsjson.read(path, features=known)
     assert dsjson.read(path, Rules(OnFault.DROP), known).dataset.num_episodes == 1
+
+
+def test_a_feature_that_is_no_finite_number_is_told(write_jsonl):
+    row = ROW | {"c": {"User": {"age": 10**400}, "_multi": ROW["c"]["_multi"]}}
+    with pytest.raises(ValueError, match=r"line 2: state .* not a finite number"):
+        dsjson.read(write_jsonl([ROW, row]))
 
 
 def test_rows_that_are_not_to_be_learned_from_are_left_and_counted(write_jsonl):

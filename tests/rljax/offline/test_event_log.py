@@ -127,6 +127,26 @@ def test_times_may_be_iso_8601(write_jsonl):
     assert [len(episode.reward) for episode in made.episodes()] == [2, 1]
 
 
+def test_what_is_to_be_sorted_or_cut_by_must_be_there(write_jsonl):
+    path = write_jsonl([{"user": "u", "state": [1.0], "action": 0, "reward": 1.0, "done": True}])
+    names = Columns(episode_id="user")
+    with pytest.raises(ValueError, match=r"log\.jsonl: session_gap needs a column of times"):
+        event_log.read_jsonl(path, names, Rules(session_gap=30.0))
+    with pytest.raises(ValueError, match=r"log\.jsonl has no column of steps or times"):
+        event_log.read_jsonl(path, names, Rules(sort=True))
+
+
+def test_times_out_of_order_are_refused(write_jsonl):
+    rows = [
+        {"user": "u", "time": time, "state": [1.0], "action": 0, "reward": 1.0, "done": time == 3}
+        for time in (1, 3, 2)
+    ]
+    path, names = write_jsonl(rows), Columns(episode_id="user")
+    with pytest.raises(ValueError, match=r"line 3: its time 2\.0 is before that of the row above"):
+        event_log.read_jsonl(path, names)
+    assert event_log.read_jsonl(path, names, Rules(sort=True)).dataset.num_steps == 3
+
+
 def test_without_ids_and_ends_every_row_is_an_episode(write_jsonl):
     rows = [{"state": [i], "action": i, "reward": i} for i in range(3)]
     made = event_log.read_jsonl(write_jsonl(rows)).dataset

@@ -56,6 +56,10 @@ FAULTS = {
     "twice": ({"step": 0}, "has step 0 twice"),
     "flag": ({"terminated": "yes"}, "terminated is 'yes', not true or false"),
     "early end": ({"terminated": True}, "its episode ended in the row before"),
+    "mask empty": ({"action_mask": []}, "action_mask is .*, not a list of 2 booleans"),
+    "mask flag": ({"action_mask": [True, 2]}, "action_mask is .*, not a list of 2 booleans"),
+    "state long": ({"state": [10**400, 1.0]}, "holds something that is not a finite number"),
+    "state object": ({"state": {"a": 1.0, "b": 2.0}}, "state is .*, not a list of 2 numbers"),
     "version": ({"schema_version": 2}, "schema_version is 2; this reader knows 1"),
 }
 
@@ -63,7 +67,8 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_refused_with_its_line_or_its_episode_dropped(write_jsonl, name, rows_of):
     change, told = FAULTS[name]
-    rows = rows_of("a", 3, schema_version=1) + rows_of("b", 3, start=10.0, schema_version=1)
+    more = {"schema_version": 1, "action_mask": [True, True]}
+    rows = rows_of("a", 3, **more) + rows_of("b", 3, start=10.0, **more)
     rows[5 if name == "gap" else 4] |= change
     path = write_jsonl(rows)
     spec = EnvSpec("task", (2,), "float32", Discrete(2))
@@ -87,6 +92,12 @@ def test_what_was_delivered_twice_is_dropped_once(write_jsonl, rows_of):
     made, counts, _ = event_log.read_jsonl(path, rules=DROP)
     np.testing.assert_array_equal(made.rows.observation.features[:, 0], [0, 1, 2, 2])
     assert counts == {"rows": 4, "fault/duplicate": 1, "rows_dropped": 1}
+
+
+def test_masks_that_allow_nothing_are_refused(write_jsonl, rows_of):
+    path = write_jsonl(rows_of("a", 2, action_mask=[]))
+    with pytest.raises(ValueError, match=r"line 1: action_mask is .*, not a list of 1 booleans"):
+        event_log.read_jsonl(path)
 
 
 def test_actions_must_be_allowed_by_their_mask(write_jsonl, rows_of):

@@ -95,6 +95,13 @@ def test_actions_without_a_choice_are_vectors(write_jsonl):
     assert made.episode(0).terminated
 
 
+@pytest.mark.parametrize("action", [{"4": [1]}, {"4": 10**400}, [4], None, 4])
+def test_an_action_of_another_form_is_told(write_jsonl, action):
+    rows = [row("7", 0), row("7", 1, **OVER) | {"action": action}]
+    with pytest.raises(ValueError, match=r"line 2: its action .* is among no possible_actions"):
+        reagent.read(write_jsonl(rows))
+
+
 def test_another_log_is_told(write_jsonl):
     with pytest.raises(ValueError, match="it is no event log of ReAgent"):
         reagent.read(write_jsonl([{"state": [1.0]}]))

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from rljax.offline import dataset, event_log, minari_source, schema, writers
+from rljax.offline import dataset, event_log, minari_source, schema, sources, writers
 from rljax.offline.dataset import Episode
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 
@@ -107,6 +107,25 @@ def test_parquet_reads_back_equal(tmp_path, kind):
     assert policies == {"v3": 10}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reagent_event_logs/cartpole_training.json.bz2",
+        "imitation_rollouts/pendulum_expert.npz",
+        "vw_cb_logs/igl_3states.dsjson",
+    ],
+)
+def test_real_data_read_back_equal(tmp_path, shared_data, name):
+    pytest.importorskip("pyarrow", reason="needs the extra offline")
+    pytest.importorskip("h5py", reason="needs the extra offline")
+    folder, rest = name.split("/", 1)
+    made = sources.open(shared_data(folder) / rest)
+    writers.write_parquet(made, tmp_path / "rows.parquet")
+    assert_equal(sources.open(tmp_path / "rows.parquet"), made)
+    writers.write_minari(made, tmp_path / "minari")
+    assert_equal(sources.open(tmp_path / "minari"), made)
+
+
 def test_the_parquet_log_is_the_schema(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra offline")
     made = make(masked)
@@ -134,6 +153,26 @@ def test_a_parquet_file_cut_short_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"rows\.parquet is no Parquet file, or is cut short"):
         event_log.read_parquet(path)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "minari"])
+def test_a_bit_that_flipped_is_found(tmp_path, kind):
+    pytest.importorskip({"parquet": "pyarrow", "minari": "h5py"}[kind])
+    made = make(box)
+    if kind == "parquet":
+        path = tmp_path / "rows.parquet"
+        writers.write_parquet(made, path)
+        read = event_log.read_parquet
+    else:
+        writers.write_minari(made, tmp_path)
+        path = tmp_path / "data" / "main_data.hdf5"
+        read = minari_source.read
+    reward = made.rows.reward[:3].astype(np.float32 if kind == "parquet" else np.float64)
+    data = bytearray(path.read_bytes())
+    data[data.index(reward.tobytes())] ^= 1  # the last bit of a reward
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cut short"):
+        read(path)
 
 
 def test_a_parquet_row_that_cannot_be_right_is_named(tmp_path):
