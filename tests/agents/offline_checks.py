@@ -1,6 +1,7 @@
 """What holds for every agent that learns from a dataset."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -106,19 +107,51 @@ def observations_are_normalized(normalizing, plain, key):
     same(acted, expected, rtol=1e-2, atol=1e-3)
 
 
+def quickly(function):
+    """The function on one device of the axis of updates, compiled fast and not to run long."""
+    mapped = jax.shard_map(
+        function, mesh=sharding.mesh(1), in_specs=jax.P(), out_specs=jax.P(), check_vma=False
+    )
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(mapped, compiler_options=options)
+
+
 def changed_by(make, base, changes, spec, updates=2):
-    """What `updates` leave of the state, with the changes and without; normalizing by `MOMENTS`."""
-    outcomes = []
-    for config in (base, dataclasses.replace(base, **changes)):
-        key, agent = jax.random.key(0), make(config, spec)
+    """What `updates` leave of the state, without the changes and with them."""
+    return [_outcome(make, dataclasses.replace(base, **c), spec, updates) for c in ({}, changes)]
+
+
+@functools.cache
+def _outcome(make, config, spec, updates):
+    """The state after `updates`, normalizing by `MOMENTS`; quickly compiled, not to run long."""
+    key, agent = jax.random.key(0), make(config, spec)
+    update, state = quickly(agent.update), jax.jit(agent.init)(key)
+    if state.observation is not None:
+        state = state._replace(observation=MOMENTS)
+    for i in range(updates):
+        step = jax.random.fold_in(key, i)
+        state, _ = update(state, batch_of(spec, step), step)
+    return state._replace(schedules=(), observation=())
+
+
+def parts_are_seen(agent, key):
+    """Frames and a vector fit; traced alone, because convolutions take long to compile."""
+    batch = batch_of(agent.spec, key)
+    axes = jax.P(), jax.P(sharding.AXIS), jax.P()
+    update = jax.shard_map(
+        agent.update, mesh=sharding.mesh(2), in_specs=axes, out_specs=jax.P(), check_vma=False
+    )
+
+    def all_of_it(key):
         state = agent.init(key)
-        if state.observation is not None:
-            state = state._replace(observation=MOMENTS)
-        for i in range(updates):
-            step = jax.random.fold_in(key, i)
-            state, _, _ = learn(agent, state, batch_of(spec, step), step)
-        outcomes.append(state._replace(schedules=(), observation=()))
-    return outcomes
+        after, metrics = update(state, batch, key)
+        acted = agent.act(after.policy, (), batch.observation, key, False)
+        return state, after, metrics, acted
+
+    state, after, metrics, (_, action, _) = jax.eval_shape(all_of_it, key)
+    assert after == state  # in shapes and types
+    assert all(number.shape == () for number in metrics.values())
+    assert action.shape == batch.action.shape
 
 
 def a_bundle_answers(name, agent, config, key, outputs):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -159,10 +160,12 @@ def test_observations_are_normalized_by_the_moments_in_the_state(key):
 
 def test_pixels_and_named_parts_are_seen(key):
     agent = bc.make(CONFIG, PARTS)
-    state, batch = agent.init(key), sample(PARTS, key)
-    after, metrics, _ = learn(agent, state, batch, key)
-    assert all(np.isfinite(number) for number in metrics.values())
-    assert differs(after.params, state.params)
+    checks.parts_are_seen(agent, key)
+    policy, observation = jax.jit(agent.init)(key).policy, sample(PARTS, key).observation
+    act = jax.jit(lambda features: agent.act(policy, (), Observation(features), key, True)[1])
+    plain = act(observation.features)
+    for name, x in observation.features.items():
+        assert differs(plain, act({**observation.features, name: jnp.roll(x, 1, axis=0)})), name
 
 
 LOOP = ("total_updates", "batch_size", "top_fraction")
