@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            writers.write_minari(made, partial)
+            writers.write_minari(made, partial, dataset_id=f"{out.name}-v0")
             writers.write_parquet(made, partial / "rows.parquet")
             summary = {
                 "env": made.spec.name,

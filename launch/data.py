@@ -20,6 +20,7 @@ from rljax import sharding, sources
 from rljax.config import UsageError
 from rljax.loops import offline
 from rljax.offline import sources as datasets
+from rljax.offline import tables
 from rljax.offline.dataset import Dataset
 from rljax.types import EnvSpec
 
@@ -85,7 +86,7 @@ def spec(workdir: str | pathlib.Path) -> EnvSpec:
     """What the policy of a workdir sees and does. Raises UsageError where nothing tells."""
     path = pathlib.Path(workdir) / FILE
     try:
-        return configs.from_json(EnvSpec, json.loads(path.read_text())["spec"])
+        return tables.spec_from_json(json.loads(path.read_text())["spec"])
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: train again, or restore it.") from None
     except (ValueError, KeyError, TypeError) as error:

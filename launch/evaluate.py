@@ -119,7 +119,7 @@ def _by_logs() -> int:
             )
         table = Table("estimator", "value", "95 % interval", box=None)
         for row in (found.logged, *found.estimates):
-            interval = "" if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]"
+            interval = "" if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]  {row.note}"
             value = row.note if row.value is None else f"{row.value:,.4g}"
             table.add_row(row.name, value, interval)
         console.print(f"{workdir}, step {run.step:,}, by {FLAGS.dataset}:")

@@ -88,7 +88,7 @@ def target_of(agent: Agent, policy: Any, *, greedy: bool) -> Target:
 
     Raises ValueError for a policy with a memory, or of several choices at once.
     """
-    if agent.initial_carry(1) != ():
+    if jax.tree.leaves(agent.initial_carry(1)):
         raise ValueError("a policy with a memory cannot be evaluated from single steps.")
     if isinstance(agent.spec.action, Box):
 
