@@ -116,22 +116,46 @@ def quickly(function):
     return jax.jit(mapped, compiler_options=options)
 
 
+# Fields that are where the state starts from, and nothing else: they need no program of their own.
+STARTS = {
+    "actor_learning_rate",
+    "conservative_weight",
+    "critic_learning_rate",
+    "expectile",
+    "initial_log_std",
+    "initial_temperature",
+    "inverse_temperature",
+    "learning_rate",
+    "log_std_multiplier",
+    "log_std_offset",
+    "value_learning_rate",
+    "value_weight",
+}
+
+
 def changed_by(make, base, changes, spec, updates=2):
     """What `updates` leave of the state, without the changes and with them."""
-    return [_outcome(make, dataclasses.replace(base, **c), spec, updates) for c in ({}, changes)]
+    changed = dataclasses.replace(base, **changes)
+    program = base if changes.keys() <= STARTS else changed
+    return [_outcome(make, *x, spec, updates) for x in ((base, base), (program, changed))]
 
 
 @functools.cache
-def _outcome(make, config, spec, updates):
-    """The state after `updates`, normalizing by `MOMENTS`; quickly compiled, not to run long."""
-    key, agent = jax.random.key(0), make(config, spec)
-    update, state = quickly(agent.update), jax.jit(agent.init)(key)
+def _outcome(make, program, config, spec, updates):
+    """The state after `updates` of the program's config, from where `config` starts."""
+    key = jax.random.key(0)
+    state = jax.jit(make(config, spec).init)(key)
     if state.observation is not None:
         state = state._replace(observation=MOMENTS)
     for i in range(updates):
         step = jax.random.fold_in(key, i)
-        state, _ = update(state, batch_of(spec, step), step)
+        state, _ = _program(make, program, spec)(state, batch_of(spec, step), step)
     return state._replace(schedules=(), observation=())
+
+
+@functools.cache
+def _program(make, config, spec):
+    return quickly(make(config, spec).update)
 
 
 def parts_are_seen(agent, key):
