@@ -86,7 +86,7 @@ def spec(workdir: str | pathlib.Path) -> EnvSpec:
     """What the policy of a workdir sees and does. Raises UsageError where nothing tells."""
     path = pathlib.Path(workdir) / FILE
     try:
-        return tables.spec_from_json(json.loads(path.read_text())["spec"])
+        return tables.spec_from_json(str(path), json.dumps(json.loads(path.read_text())["spec"]))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: train again, or restore it.") from None
     except (ValueError, KeyError, TypeError) as error:
