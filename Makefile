@@ -3,7 +3,7 @@ PYTHON ?=
 PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11
 BENCHMARKS = runs/benchmarks
 
-.PHONY: help setup demo test test-slow test-adapters lint format bench bench-in-graph lock clean
+.PHONY: help setup demo test test-slow test-adapters lint format bench bench-in-graph bench-offline lock clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -42,6 +42,10 @@ bench-in-graph: .venv/.installed .venv-rejax/.installed ## measure training in t
 	@mkdir -p $(BENCHMARKS)
 	@.venv/bin/python -m launch.benchmark in_graph --output=$(BENCHMARKS)/in_graph.json
 
+bench-offline: .venv/.installed .venv-d3rlpy/.installed ## measure learning from a dataset against d3rlpy
+	@mkdir -p $(BENCHMARKS)
+	@.venv/bin/python -m launch.benchmark offline_speed --output=$(BENCHMARKS)/offline_speed.json
+
 lock: .venv/.installed ## resolve the dependencies in pyproject.toml anew into requirements.lock
 	@.venv/bin/pip install --quiet --disable-pip-version-check uv
 	@head -n 1 requirements.lock > requirements.lock.new
@@ -51,7 +55,7 @@ lock: .venv/.installed ## resolve the dependencies in pyproject.toml anew into r
 	@mv requirements.lock.new requirements.lock
 
 clean: ## remove the environments and caches; runs/ and models/ stay
-	@rm -rf .venv .venv-bench .venv-rejax .cache .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info
+	@rm -rf .venv .venv-bench .venv-rejax .venv-d3rlpy .cache .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Tries each interpreter by running it: a name on the path may be a stub that only says "not installed".
@@ -84,6 +88,12 @@ CREATE_VENV = \
 	@$(CREATE_VENV)
 	@echo "Installing rejax and Gymnax into .venv-rejax: some minutes"
 	@.venv-rejax/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-rejax.txt
+	@touch $@
+
+.venv-d3rlpy/.installed: requirements-d3rlpy.txt
+	@$(CREATE_VENV)
+	@echo "Installing d3rlpy and PyTorch into .venv-d3rlpy: some minutes"
+	@.venv-d3rlpy/bin/pip install --quiet --disable-pip-version-check -r requirements-d3rlpy.txt
 	@touch $@
 
 .venv-adapters/.installed: requirements.lock pyproject.toml

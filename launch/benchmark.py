@@ -44,9 +44,14 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_list("envs", [], "suite: the tasks.", flag_values=FLAGS)
-flags.DEFINE_list("agents", [], "suite, scores: whose runs, besides random.", flag_values=FLAGS)
-flags.DEFINE_integer("trials", Options.trials, "suite: seeds of a pair.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("total_steps", None, "suite: steps of every run.", 1, flag_values=FLAGS)
+flags.DEFINE_list("agents", [], "suite, scores, offline: whose runs.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "trials", Options.trials, "suite, offline: seeds of a pair.", 1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "total_steps", None, "suite: steps of every run; offline: updates.", 1, flag_values=FLAGS
+)
+flags.DEFINE_string("dataset", None, "offline: what all agents learn from.", flag_values=FLAGS)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -84,6 +89,7 @@ def main(argv: list[str]) -> None:
         agents=tuple(FLAGS.agents),
         trials=FLAGS.trials,
         total_steps=FLAGS.total_steps,
+        dataset=FLAGS.dataset,
     )
     report = {
         "command": shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]]),

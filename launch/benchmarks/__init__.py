@@ -14,6 +14,8 @@ BENCHMARKS = {  # name on the command line -> module
     "accelerator": "launch.benchmarks.accelerator",
     "off_policy": "launch.benchmarks.off_policy",
     "in_graph": "launch.benchmarks.in_graph",
+    "offline": "launch.benchmarks.offline",
+    "offline_speed": "launch.benchmarks.offline_speed",
     "ppo": "launch.benchmarks.ppo",
     "scaling": "launch.benchmarks.scaling",
     "scores": "launch.benchmarks.scores",
@@ -37,3 +39,4 @@ class Options:
     agents: tuple[str, ...] = ()  # that a suite compares
     trials: int = 5  # seeds of each pair of them
     total_steps: int | None = None  # of every run; None: as the presets have it
+    dataset: str | None = None  # that agents learn from

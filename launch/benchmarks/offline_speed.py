@@ -1,0 +1,209 @@
+"""How fast agents learn from a dataset in memory, beside d3rlpy.
+
+    python -m launch.benchmark offline_speed --output=runs/benchmarks/offline_speed.json
+
+The dataset is made up: 100,000 steps, observations of 17 numbers, actions of 6, or one of 6. All
+networks have two ReLU layers of 256, all batches 256 rows. Rows, for each agent:
+
+    train/AGENT      updates/s, draws of batches included, compilation apart
+    compile/AGENT    s that the first call takes longer than the others; nothing compiled before
+
+Ours is the loop of `launch.train` without its writers: a window is one call of one program. d3rlpy
+draws each batch from its replay buffer and updates once, without its logs and progress bars, on all
+cores, as PyTorch takes them by itself.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from agents import bc, cql, cql_discrete, iql, td3_bc
+from launch.benchmarks import Options
+from launch.benchmarks.peers import Peers
+from launch.benchmarks.table import Row
+from rljax import registry
+from rljax.config import UsageError, nearest
+from rljax.loops import offline
+from rljax.offline import dataset as datasets
+from rljax.offline.dataset import Dataset, Episode
+from rljax.types import Box, Discrete, EnvSpec, Observation
+
+TAKES = ("repeats", "agents", "peers", "peer_python")
+PEERS = Peers(
+    {"d3rlpy": "d3rlpy"},
+    "peer_d3rlpy.py",
+    ("torch", "gymnasium", "numpy"),
+    target="bench-offline",
+    python=pathlib.Path(".venv-d3rlpy/bin/python"),
+)
+versions = PEERS.versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the dataset."""
+
+    episodes: int = 100
+    episode_length: int = 1_000
+    observation_size: int = 17
+    action_size: int = 6  # dimensions, or choices
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """An agent, and d3rlpy's with the same losses and the same work."""
+
+    config: Any  # of the agent
+    window: int  # updates that are timed at once
+    discrete: bool
+    peer_class: str
+    encoders: tuple[str, ...]  # fields of the peer's config that take networks
+    peer_options: Mapping[str, Any]
+
+
+_WIDTHS = (256, 256)
+SETTINGS = {
+    "bc": Setting(
+        bc.Config(loss=bc.Loss.SQUARED_ERROR, hidden_sizes=_WIDTHS),
+        2_000,
+        False,
+        "BCConfig",
+        ("encoder_factory",),
+        {"learning_rate": 3e-4},
+    ),
+    "iql": Setting(
+        iql.Config(hidden_sizes=_WIDTHS, anneal_actor_learning_rate=False),
+        500,
+        False,
+        "IQLConfig",
+        ("actor_encoder_factory", "critic_encoder_factory", "value_encoder_factory"),
+        {"gamma": 0.99, "tau": 0.005, "expectile": 0.7, "weight_temp": 3.0, "max_weight": 100.0},
+    ),
+    "td3_bc": Setting(
+        td3_bc.Config(hidden_sizes=_WIDTHS),
+        500,
+        False,
+        "TD3PlusBCConfig",
+        ("actor_encoder_factory", "critic_encoder_factory"),
+        {"gamma": 0.99, "tau": 0.005, "alpha": 2.5, "update_actor_interval": 2},
+    ),
+    # d3rlpy backs up the mean action, where ours draws one.
+    "cql": Setting(
+        cql.Config(actor_hidden_sizes=_WIDTHS, critic_hidden_sizes=_WIDTHS),
+        50,
+        False,
+        "CQLConfig",
+        ("actor_encoder_factory", "critic_encoder_factory"),
+        {
+            "actor_learning_rate": 3e-5,
+            "temp_learning_rate": 3e-5,
+            "alpha_learning_rate": 0.0,  # no multiplier is learned
+            "conservative_weight": 10.0,
+            "n_action_samples": 10,
+            "gamma": 0.99,
+            "tau": 0.005,
+        },
+    ),
+    "cql_discrete": Setting(
+        cql_discrete.Config(hidden_sizes=_WIDTHS),
+        1_000,
+        True,
+        "DiscreteCQLConfig",
+        ("encoder_factory",),
+        {"learning_rate": 1e-4, "gamma": 0.99, "alpha": 1.0, "target_update_interval": 1_000},
+    ),
+}
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Two rows for each agent. Raises UsageError at once."""
+    for agent in options.agents:
+        if agent not in SETTINGS:
+            raise UsageError(f"no settings for --agents={agent}; {nearest(agent, SETTINGS)}")
+    return _rows(options, Sizes())
+
+
+def _rows(options: Options, sizes: Sizes) -> Iterator[Row]:
+    jax.config.update("jax_enable_compilation_cache", False)  # so that compiling is compiling
+    for agent in options.agents or SETTINGS:
+        setting = SETTINGS[agent]
+        compiling, speeds = ours(agent, setting, sizes, options.repeats)
+        settings = {
+            "steps": sizes.episodes * sizes.episode_length,
+            "observation_size": sizes.observation_size,
+            "action_size": sizes.action_size,
+            "actions": "discrete" if setting.discrete else "real",
+            "batch_size": setting.config.batch_size,
+            "hidden_sizes": list(_WIDTHS),
+        }
+        for peer in PEERS.chosen(options) or (None,):
+            slow, fast = theirs(setting, sizes, options) if peer else (None, None)
+            speed = statistics.median(speeds)
+            yield Row(f"train/{agent}", speed, "updates/s", settings, peer, fast, speeds)
+            yield Row(f"compile/{agent}", compiling, "s", settings, peer, slow)
+
+
+def ours(
+    agent: str, setting: Setting, sizes: Sizes, repeats: int
+) -> tuple[float, tuple[float, ...]]:
+    """Seconds to compile, and the updates/s of each window."""
+    module = registry.agent_module(agent)
+    dataset = made_up(sizes, discrete=setting.discrete)
+    config = dataclasses.replace(setting.config, total_updates=(1 + repeats) * setting.window)
+    learner = module.make(config, dataset.spec)
+    loop = dataclasses.replace(
+        module.loop(config), num_devices=1, streamed=False, updates_per_call=setting.window
+    )
+    run = offline.run(learner, dataset, offline.init(learner, dataset, loop), loop, 0)
+    seconds, start = [], time.perf_counter()
+    for _ in run:  # its numbers are on the host: nothing is in flight
+        now = time.perf_counter()
+        seconds.append(now - start)
+        start = now
+    return told(seconds, setting.window)
+
+
+def theirs(setting: Setting, sizes: Sizes, options: Options) -> tuple[float, float]:
+    """The same of d3rlpy, in a process of its own: seconds, and the median of the updates/s."""
+    job = {
+        "data": dataclasses.asdict(sizes) | {"discrete": setting.discrete},
+        "config": setting.peer_class,
+        "options": {"batch_size": setting.config.batch_size, **setting.peer_options},
+        "encoders": setting.encoders,
+        "hidden_sizes": _WIDTHS,
+        "window": setting.window,
+        "repeats": options.repeats,
+    }
+    compiling, speeds = told(PEERS.run(options, job)["seconds"], setting.window)
+    return compiling, statistics.median(speeds)
+
+
+def told(seconds: list[float], window: int) -> tuple[float, tuple[float, ...]]:
+    """What the first of equal windows took longer, and the updates/s of the others."""
+    first, *others = seconds
+    return max(0.0, first - statistics.median(others)), tuple(window / each for each in others)
+
+
+def made_up(sizes: Sizes, *, discrete: bool) -> Dataset:
+    """Noise: episodes that a time limit ends."""
+    count, actions = sizes.action_size, sizes.episode_length
+    action_spec = Discrete(count) if discrete else Box((-1.0,) * count, (1.0,) * count)
+    spec = EnvSpec("made-up", (sizes.observation_size,), "float32", action_spec)
+    rng = np.random.default_rng(0)
+
+    def episode() -> Episode:
+        seen = rng.normal(size=(actions + 1, sizes.observation_size)).astype(np.float32)
+        action = (
+            rng.integers(count, size=actions)
+            if discrete
+            else rng.uniform(-1, 1, size=(actions, count)).astype(np.float32)
+        )
+        return Episode(Observation(seen), action, rng.normal(size=actions), False)
+
+    return datasets.make(spec, (episode() for _ in range(sizes.episodes)), "made-up")

@@ -1,0 +1,56 @@
+# pyright: reportMissingImports=false
+"""Seconds of windows of d3rlpy's updates on a made-up dataset: one JSON line on stdout.
+
+Run by `launch.benchmarks.offline_speed`, with an interpreter that has d3rlpy and none of ours.
+
+    .venv-d3rlpy/bin/python launch/benchmarks/peer_d3rlpy.py '{"config": "IQLConfig", ...}'
+"""
+
+import json
+import sys
+import time
+
+import d3rlpy
+import numpy as np
+
+
+def main() -> None:
+    """Times 1 + `repeats` windows of `window` updates."""
+    job = json.loads(sys.argv[1])
+    d3rlpy.seed(0)
+    dataset = made_up(**job["data"])
+    network = d3rlpy.models.VectorEncoderFactory(hidden_units=list(job["hidden_sizes"]))
+    encoders = dict.fromkeys(job["encoders"], network)
+    algorithm = getattr(d3rlpy.algos, job["config"])(**job["options"], **encoders).create()
+    algorithm.build_with_dataset(dataset)
+    seconds = []
+    for _ in range(1 + job["repeats"]):
+        start = time.perf_counter()
+        for _ in range(job["window"]):
+            algorithm.update(dataset.sample_transition_batch(job["options"]["batch_size"]))
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": seconds}))
+
+
+def made_up(episodes, episode_length, observation_size, action_size, discrete):
+    """Noise: episodes that a time limit ends."""
+    rng, steps = np.random.default_rng(0), episodes * episode_length
+    observations = rng.normal(size=(steps, observation_size)).astype(np.float32)
+    if discrete:
+        actions = rng.integers(action_size, size=(steps, 1))
+    else:
+        actions = rng.uniform(-1, 1, size=(steps, action_size)).astype(np.float32)
+    ends = np.arange(1, steps + 1) % episode_length == 0
+    return d3rlpy.dataset.MDPDataset(
+        observations,
+        actions,
+        rng.normal(size=(steps, 1)).astype(np.float32),
+        np.zeros(steps),
+        ends.astype(np.float32),
+        action_space=d3rlpy.ActionSpace.DISCRETE if discrete else d3rlpy.ActionSpace.CONTINUOUS,
+        action_size=action_size,
+    )
+
+
+if __name__ == "__main__":
+    main()
