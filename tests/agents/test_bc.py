@@ -1,6 +1,7 @@
 """Behavior cloning: its losses by hand, what it learns, and every flag."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tests.agents.offline_checks import BOX, PARTS, SPECS
 from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
+make = functools.cache(bc.make)  # so that tests share compiled programs
 CONFIG = bc.Config(batch_size=B, learning_rate=1e-2, hidden_sizes=(8,))
 each_kind = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
@@ -39,7 +41,7 @@ def test_squared_error_is_a_mean_over_dimensions_by_hand():
 
 def test_a_forbidden_action_gets_no_gradient(key):
     spec = SPECS["masked"]
-    agent = bc.make(CONFIG, spec)
+    agent = make(CONFIG, spec)
     state, batch = agent.init(key), checks.batch_of(spec, key)
     mask = jnp.broadcast_to(jnp.array([[True, True, True, False]]), (B, 4))
     batch = batch._replace(
@@ -53,7 +55,7 @@ def test_a_forbidden_action_gets_no_gradient(key):
 
 def test_choices_come_to_have_the_frequencies_of_the_data(key):
     spec = SPECS["discrete"]
-    agent = bc.make(dataclasses.replace(CONFIG, learning_rate=0.05), spec)
+    agent = make(dataclasses.replace(CONFIG, learning_rate=0.05), spec)
     state, batch = agent.init(key), sample(spec, key)
     nothing = Observation(jnp.zeros((B, 3)))
     batch = batch._replace(
@@ -72,7 +74,7 @@ def test_choices_come_to_have_the_frequencies_of_the_data(key):
 def test_a_gaussian_comes_to_have_mean_and_deviation_of_the_data(state_dependent, key):
     spec = SPECS["box"]
     config = dataclasses.replace(CONFIG, state_dependent_std=state_dependent, learning_rate=0.05)
-    agent, batch = bc.make(config, spec), sample(spec, key)
+    agent, batch = make(config, spec), sample(spec, key)
     nothing = Observation(jnp.zeros((B, 3)))
     batch = batch._replace(observation=nothing, weight=jnp.ones(B))
     state = agent.init(key)
@@ -86,7 +88,7 @@ def test_a_gaussian_comes_to_have_mean_and_deviation_of_the_data(state_dependent
 
 def test_squared_error_teaches_the_mean_and_leaves_the_deviation(key):
     spec = SPECS["box"]
-    agent = bc.make(dataclasses.replace(CONFIG, loss=bc.Loss.SQUARED_ERROR), spec)
+    agent = make(dataclasses.replace(CONFIG, loss=bc.Loss.SQUARED_ERROR), spec)
     state, batch = agent.init(key), sample(spec, key)
     after, metrics, _ = learn(agent, state, batch, key)
     assert after.params["params"]["log_std"].tolist() == [0, 0]
@@ -102,7 +104,7 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
     batch = sample(SPECS["box"], key)
     stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
     stretched += jnp.array([[0.0, -20.0]])
-    one, two = bc.make(CONFIG, SPECS["box"]), bc.make(CONFIG, wide)
+    one, two = make(CONFIG, SPECS["box"]), make(CONFIG, wide)
     after, metrics, _ = learn(one, one.init(key), batch, key)
     other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
     same(after, other, rtol=1e-3, atol=1e-5)
@@ -112,7 +114,7 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
 def test_a_box_without_bounds_keeps_its_units(key):
     infinite = float("inf")
     spec = EnvSpec("free", (3,), "float32", Box((-infinite, 0.0), (infinite, 4.0)))
-    agent = bc.make(dataclasses.replace(CONFIG, learning_rate=0.1), spec)
+    agent = make(dataclasses.replace(CONFIG, learning_rate=0.1), spec)
     state, batch = agent.init(key), sample(SPECS["box"], key)
     nothing = Observation(jnp.zeros((B, 3)))
     action = jnp.broadcast_to(jnp.array([[3.0, 3.0]]), (B, 2))
@@ -126,7 +128,7 @@ def test_a_box_without_bounds_keeps_its_units(key):
 
 def test_rare_choices_are_cut_off_when_acting(key):
     spec = SPECS["masked"]
-    agent = bc.make(dataclasses.replace(CONFIG, support_threshold=0.4), spec)
+    agent = make(dataclasses.replace(CONFIG, support_threshold=0.4), spec)
     state = agent.init(key)
     logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))  # of the last, 0.4 is 0.16
     state.params["params"]["layers_1"]["Dense_0"]["bias"] = logits
@@ -144,22 +146,22 @@ def test_rare_choices_are_cut_off_when_acting(key):
 
 @each_kind
 def test_two_devices_and_pmap_give_what_one_device_gives(spec, key):
-    checks.devices_agree(bc.make(CONFIG, spec), key)
+    checks.devices_agree(make(CONFIG, spec), key)
 
 
 @pytest.mark.parametrize("name", ["box", "masked"])
 def test_a_row_without_weight_has_no_effect(name, key):
-    checks.rows_without_weight_teach_nothing(bc.make(CONFIG, SPECS[name]), key)
+    checks.rows_without_weight_teach_nothing(make(CONFIG, SPECS[name]), key)
 
 
 def test_observations_are_normalized_by_the_moments_in_the_state(key):
     normalizing = dataclasses.replace(CONFIG, normalize_observation=True)
-    agents = (bc.make(config, SPECS["box"]) for config in (normalizing, CONFIG))
+    agents = (make(config, SPECS["box"]) for config in (normalizing, CONFIG))
     checks.observations_are_normalized(*agents, key)
 
 
 def test_pixels_and_named_parts_are_seen(key):
-    agent = bc.make(CONFIG, PARTS)
+    agent = make(CONFIG, PARTS)
     checks.parts_are_seen(agent, key)
     policy, observation = jax.jit(agent.init)(key).policy, sample(PARTS, key).observation
     act = jax.jit(lambda features: agent.act(policy, (), Observation(features), key, True)[1])
@@ -214,7 +216,7 @@ def test_normalized_observations_are_clipped():
 )
 def test_what_does_not_fit_the_environment_is_refused_in_a_sentence(changes, kind, words):
     with pytest.raises(ValueError, match=words):
-        bc.make(dataclasses.replace(CONFIG, **changes), SPECS[kind])
+        make(dataclasses.replace(CONFIG, **changes), SPECS[kind])
 
 
 @pytest.mark.parametrize(
@@ -237,11 +239,11 @@ def test_configs_that_cannot_work_are_refused_in_a_sentence(changes, words):
 def test_a_bundle_answers_as_the_agent_does(spec, key):
     of_kind = {"mean", "scale"} if spec.action == BOX else {"probabilities"}
     outputs = {"action", "log_prob", "entropy"} | of_kind
-    checks.a_bundle_answers("bc", bc.make(CONFIG, spec), CONFIG, key, outputs)
+    checks.a_bundle_answers("bc", make(CONFIG, spec), CONFIG, key, outputs)
 
 
 def test_draws_report_their_density_in_the_units_of_the_box(key):
-    agent = bc.make(CONFIG, SPECS["box"])
+    agent = make(CONFIG, SPECS["box"])
     observation = checks.observation_of(SPECS["box"], 50, key)
     _, action, extras = agent.act(agent.init(key).policy, (), observation, key, False)
     mean, scale = np.asarray(extras["mean"]), np.asarray(extras["scale"])

@@ -1,6 +1,7 @@
 """CQL as a whole: rates, targets, what it distrusts, devices, and every flag."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
 SPEC = SPECS["box"]
+make = functools.cache(cql.make)  # so that tests share compiled programs
 CONFIG = cql.Config(
     batch_size=B,
     actor_learning_rate=3e-3,
@@ -29,7 +31,7 @@ CONFIG = cql.Config(
 
 
 def test_policy_and_temperature_have_one_rate_and_critics_and_multiplier_another(key):
-    agent = cql.make(dataclasses.replace(CONFIG, gap_target=0.1), SPEC)
+    agent = make(dataclasses.replace(CONFIG, gap_target=0.1), SPEC)
     state, batch = agent.init(key), sample(SPEC, key)
     after, _, _ = learn(agent, state, batch, key)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, state.params)
@@ -38,12 +40,12 @@ def test_policy_and_temperature_have_one_rate_and_critics_and_multiplier_another
         largest = max(jax.tree.leaves(getattr(moved, name)))
         assert largest == pytest.approx(rate, rel=1e-2), name
     assert after.params.log_multiplier > state.params.log_multiplier == 1  # gaps are greater
-    unlearned, _, _ = learn(cql.make(CONFIG, SPEC), state, batch, key)
+    unlearned, _, _ = learn(make(CONFIG, SPEC), state, batch, key)
     assert unlearned.params.log_multiplier == 1
 
 
 def test_the_target_follows_at_its_rate(key):
-    agent = cql.make(CONFIG, SPEC)
+    agent = make(CONFIG, SPEC)
     state, batch = agent.init(key), sample(SPEC, key)
     after, _, _ = learn(agent, state, batch, key)
     expected = jax.tree.map(
@@ -54,7 +56,7 @@ def test_the_target_follows_at_its_rate(key):
 
 def test_what_comes_after_a_termination_is_worth_nothing(key):
     config = dataclasses.replace(CONFIG, conservative_weight=0.0)  # else the gap's draws move
-    agent, batch = cql.make(config, SPEC), sample(SPEC, key)
+    agent, batch = make(config, SPEC), sample(SPEC, key)
     state = agent.init(key)
 
     def with_next(row):
@@ -69,7 +71,7 @@ def test_what_comes_after_a_termination_is_worth_nothing(key):
 @pytest.mark.parametrize(("weight", "trusted"), [(0.0, True), (5.0, False)])
 def test_what_nobody_did_is_worth_less(weight, trusted, key):
     config = dataclasses.replace(CONFIG, conservative_weight=weight)
-    agent, state = cql.make(config, SPEC), cql.make(config, SPEC).init(key)
+    agent, state = make(config, SPEC), make(config, SPEC).init(key)
     # more was paid the greater the action, but nobody went beyond the middle of the box
     batch = sample(SPEC, key, 64)
     unit = -jax.random.uniform(key, (64, 2))
@@ -93,7 +95,7 @@ def test_cloning_brings_the_policy_to_the_data(key):
         CONFIG, cloning_updates=1_000, actor_learning_rate=3e-2, learn_temperature=False,
         initial_temperature=1e-3,
     )  # fmt: skip
-    agent, batch = cql.make(config, SPEC), sample(SPEC, key)
+    agent, batch = make(config, SPEC), sample(SPEC, key)
     state, nothing = agent.init(key), Observation(jnp.zeros((B, 3)))
     action = jnp.broadcast_to(jnp.array([[0.5, -1.0]]), (B, 2))
     batch = batch._replace(observation=nothing, action=action)
@@ -105,11 +107,11 @@ def test_cloning_brings_the_policy_to_the_data(key):
 
 def test_two_devices_and_pmap_give_what_one_device_gives(key):
     config = dataclasses.replace(CONFIG, gap_target=0.1, cloning_updates=1, max_target_backup=True)
-    checks.devices_agree(cql.make(config, SPEC), key)
+    checks.devices_agree(make(config, SPEC), key)
 
 
 def test_a_row_without_weight_has_no_effect(key):
-    checks.rows_without_weight_teach_nothing(cql.make(CONFIG, SPEC), key)
+    checks.rows_without_weight_teach_nothing(make(CONFIG, SPEC), key)
 
 
 def test_learning_does_not_depend_on_the_units_of_the_actions(key):
@@ -117,7 +119,7 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
     batch = sample(SPEC, key)
     stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
     stretched += jnp.array([[0.0, -20.0]])
-    one, two = cql.make(CONFIG, SPEC), cql.make(CONFIG, wide)
+    one, two = make(CONFIG, SPEC), make(CONFIG, wide)
     after, metrics, _ = learn(one, one.init(key), batch, key)
     other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
     same(after, other, rtol=1e-3, atol=1e-5)
@@ -126,12 +128,12 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
 
 def test_observations_are_normalized_by_the_moments_in_the_state(key):
     normalizing = dataclasses.replace(CONFIG, normalize_observation=True)
-    agents = (cql.make(config, SPEC) for config in (normalizing, CONFIG))
+    agents = (make(config, SPEC) for config in (normalizing, CONFIG))
     checks.observations_are_normalized(*agents, key)
 
 
 def test_actions_on_the_edge_of_the_box_leave_everything_finite(key):
-    agent = cql.make(dataclasses.replace(CONFIG, cloning_updates=1), SPEC)
+    agent = make(dataclasses.replace(CONFIG, cloning_updates=1), SPEC)
     state, batch = agent.init(key), sample(SPEC, key)
     edge = jnp.where(batch.action > 1, jnp.array([[1.0, 4.0]]), jnp.array([[-1.0, -2.0]]))
     for i in range(3):  # one update of cloning, two of learning
@@ -141,7 +143,7 @@ def test_actions_on_the_edge_of_the_box_leave_everything_finite(key):
 
 
 def test_draws_lie_within_the_bounds(key):
-    agent = cql.make(CONFIG, SPEC)
+    agent = make(CONFIG, SPEC)
     observation = checks.observation_of(SPEC, 500, key)
     for greedy in (False, True):
         _, action, extras = agent.act(agent.init(key).policy, (), observation, key, greedy)
@@ -151,7 +153,7 @@ def test_draws_lie_within_the_bounds(key):
 
 
 def test_pixels_and_named_parts_are_seen(key):
-    checks.parts_are_seen(cql.make(CONFIG, PARTS), key)
+    checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
 LOOP = ("total_updates", "batch_size", "discount", "num_steps")
@@ -210,14 +212,14 @@ def test_normalized_observations_are_clipped():
 )
 def test_other_actions_are_refused_in_a_sentence(spec, words):
     with pytest.raises(ValueError, match=words):
-        cql.make(CONFIG, spec)
+        make(CONFIG, spec)
 
 
 def test_the_torso_is_asked_for():
     with pytest.raises(ValueError, match=r"config\.torso=nature"):
-        cql.make(dataclasses.replace(CONFIG, torso=Torso.NATURE), SPEC)
+        make(dataclasses.replace(CONFIG, torso=Torso.NATURE), SPEC)
 
 
 def test_a_bundle_answers_as_the_agent_does(key):
     outputs = {"action", "log_prob", "entropy", "mean", "scale", "value"}
-    checks.a_bundle_answers("cql", cql.make(CONFIG, SPEC), CONFIG, key, outputs)
+    checks.a_bundle_answers("cql", make(CONFIG, SPEC), CONFIG, key, outputs)

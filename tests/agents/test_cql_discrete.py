@@ -1,6 +1,7 @@
 """Discrete CQL: the gap by hand, DQN as its limit, masks, support, and every flag."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from tests.agents.offline_checks import PARTS, SPECS
 from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
+make = functools.cache(cql_discrete.make)  # so that tests share compiled programs
 CONFIG = cql_discrete.Config(
     batch_size=B, learning_rate=1e-2, target_period=2, hidden_sizes=(8,), conservative_weight=0.5
 )
@@ -59,7 +61,7 @@ def test_the_gradient_of_the_gap_is_softmax_less_the_action():
 @each_kind
 def test_without_the_gap_it_is_dqn(kind, double, key):
     config = dataclasses.replace(CONFIG, conservative_weight=0.0, double=double)
-    agent, batch = cql_discrete.make(config, SPECS[kind]), checks.batch_of(SPECS[kind], key)
+    agent, batch = make(config, SPECS[kind]), checks.batch_of(SPECS[kind], key)
     state = agent.init(key)
     target = agent.init(jax.random.fold_in(key, 1)).target
     base = dqn.make(
@@ -86,7 +88,7 @@ def test_without_the_gap_it_is_dqn(kind, double, key):
 
 @each_kind
 def test_the_loss_matches_numpy(kind, key):
-    agent, batch = cql_discrete.make(CONFIG, SPECS[kind]), checks.batch_of(SPECS[kind], key)
+    agent, batch = make(CONFIG, SPECS[kind]), checks.batch_of(SPECS[kind], key)
     state = agent.init(key)
     _, metrics, _ = learn(agent, state, batch, key)
     _, _, extras = agent.act(state.policy, (), batch.observation, key, True)
@@ -111,7 +113,7 @@ def test_the_gap_has_its_weight_beside_the_td_loss(key):
             learning_rate=100.0,
             max_grad_norm=1e6,
         )
-        agent = cql_discrete.make(config, spec)
+        agent = make(config, spec)
         state = agent.init(key)
         after, _, _ = learn(agent, state, batch, key)
         return jax.tree.map(lambda a, b: np.asarray(a - b), after.params.q, state.params.q)
@@ -148,7 +150,7 @@ def optimistic(state, value=5.0):
 def test_what_nobody_did_is_not_trusted(weight, expected, key):
     spec = SPECS["discrete"]
     config = dataclasses.replace(CONFIG, conservative_weight=weight, learning_rate=0.05)
-    agent = cql_discrete.make(config, spec)
+    agent = make(config, spec)
     state, batch = optimistic(agent.init(key)), bandit(key)
     for _ in range(200):
         state, _, _ = learn(agent, state, batch, key)
@@ -158,7 +160,7 @@ def test_what_nobody_did_is_not_trusted(weight, expected, key):
 
 def test_a_forbidden_next_action_is_never_valued(key):
     spec = SPECS["masked"]
-    agent = cql_discrete.make(CONFIG, spec)
+    agent = make(CONFIG, spec)
     state, batch = agent.init(key), checks.batch_of(spec, key)
     batch = batch._replace(action=batch.action % 3)
 
@@ -174,8 +176,8 @@ def test_a_forbidden_next_action_is_never_valued(key):
 
 def test_actions_without_support_are_neither_bootstrapped_from_nor_chosen(key):
     spec = SPECS["discrete"]
-    state = optimistic(cql_discrete.make(SUPPORTED, spec).init(key), 1e6)
-    agent, batch = cql_discrete.make(SUPPORTED, spec), checks.batch_of(spec, key)
+    state = optimistic(make(SUPPORTED, spec).init(key), 1e6)
+    agent, batch = make(SUPPORTED, spec), checks.batch_of(spec, key)
     layer = state.params.behavior["params"]["layers_1"]["Dense_0"]
     layer["kernel"] *= 0
     layer["bias"] = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))  # of 0.4, half is 0.2
@@ -198,7 +200,7 @@ def test_actions_without_support_are_neither_bootstrapped_from_nor_chosen(key):
 
 def test_the_behavior_is_learned_from_choices_alone(key):
     config = dataclasses.replace(SUPPORTED, max_grad_norm=1e6)  # or they share the norm
-    agent, batch = cql_discrete.make(config, SPECS["masked"]), checks.batch_of(SPECS["masked"], key)
+    agent, batch = make(config, SPECS["masked"]), checks.batch_of(SPECS["masked"], key)
     state = agent.init(key)
     after, metrics, _ = learn(agent, state, batch, key)
     other, _, _ = learn(agent, state, batch._replace(reward=batch.reward + 9), key)
@@ -207,12 +209,12 @@ def test_the_behavior_is_learned_from_choices_alone(key):
     # its first choices are near uniform over what is allowed
     allowed = np.asarray(batch.observation.mask[:-1]).sum(1)
     assert metrics["loss/behavior"] == pytest.approx(np.log(allowed).mean(), abs=0.05)
-    plain = cql_discrete.make(dataclasses.replace(config, support_threshold=0.0), SPECS["masked"])
+    plain = make(dataclasses.replace(config, support_threshold=0.0), SPECS["masked"])
     assert plain.init(key).params.behavior is None
 
 
 def test_the_target_moves_every_so_many_updates(key):
-    agent = cql_discrete.make(dataclasses.replace(CONFIG, target_rate=0.25), SPECS["discrete"])
+    agent = make(dataclasses.replace(CONFIG, target_rate=0.25), SPECS["discrete"])
     state, batch = agent.init(key), checks.batch_of(SPECS["discrete"], key)
     first, _, _ = learn(agent, state, batch, key)
     same(first.target, state.target, rtol=0)
@@ -222,7 +224,7 @@ def test_the_target_moves_every_so_many_updates(key):
 
 
 def test_draws_report_their_propensity(key):
-    agent = cql_discrete.make(dataclasses.replace(CONFIG, epsilon=0.4), SPECS["masked"])
+    agent = make(dataclasses.replace(CONFIG, epsilon=0.4), SPECS["masked"])
     observation = checks.observation_of(SPECS["masked"], 500, key, [True, False, True, True])
     _, action, extras = agent.act(agent.init(key).policy, (), observation, key, False)
     probabilities = np.asarray(extras["probabilities"])
@@ -237,22 +239,22 @@ def test_draws_report_their_propensity(key):
 
 @each_kind
 def test_two_devices_and_pmap_give_what_one_device_gives(kind, key):
-    checks.devices_agree(cql_discrete.make(SUPPORTED, SPECS[kind]), key)
+    checks.devices_agree(make(SUPPORTED, SPECS[kind]), key)
 
 
 def test_a_row_without_weight_has_no_effect(key):
-    checks.rows_without_weight_teach_nothing(cql_discrete.make(SUPPORTED, SPECS["masked"]), key)
+    checks.rows_without_weight_teach_nothing(make(SUPPORTED, SPECS["masked"]), key)
 
 
 def test_observations_are_normalized_by_the_moments_in_the_state(key):
     normalizing = dataclasses.replace(SUPPORTED, normalize_observation=True)
-    agents = (cql_discrete.make(c, SPECS["discrete"]) for c in (normalizing, SUPPORTED))
+    agents = (make(c, SPECS["discrete"]) for c in (normalizing, SUPPORTED))
     checks.observations_are_normalized(*agents, key)
 
 
 def test_pixels_and_named_parts_are_seen(key):
     spec = dataclasses.replace(PARTS, action=Discrete(3))
-    checks.parts_are_seen(cql_discrete.make(SUPPORTED, spec), key)
+    checks.parts_are_seen(make(SUPPORTED, spec), key)
 
 
 LOOP = ("total_updates", "batch_size", "discount", "num_steps")
@@ -310,7 +312,7 @@ def test_normalized_observations_are_clipped():
 )  # fmt: skip
 def test_what_does_not_fit_the_environment_is_refused_in_a_sentence(changes, kind, words):
     with pytest.raises(ValueError, match=words):
-        cql_discrete.make(dataclasses.replace(CONFIG, **changes), SPECS[kind])
+        make(dataclasses.replace(CONFIG, **changes), SPECS[kind])
 
 
 @pytest.mark.parametrize(
@@ -332,5 +334,5 @@ def test_configs_that_cannot_work_are_refused_in_a_sentence(changes, words):
 @each_kind
 def test_a_bundle_answers_as_the_agent_does(kind, key):
     outputs = {"action", "log_prob", "entropy", "value", "action_values", "probabilities"}
-    agent = cql_discrete.make(SUPPORTED, SPECS[kind])
+    agent = make(SUPPORTED, SPECS[kind])
     checks.a_bundle_answers("cql_discrete", agent, SUPPORTED, key, outputs)

@@ -1,6 +1,7 @@
 """IQL: eqs. 5 to 7 by hand, the order of an update, what it learns, and every flag."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from tests.agents.offline_checks import PARTS, SPECS
 from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
+make = functools.cache(iql.make)  # so that tests share compiled programs
 CONFIG = iql.Config(
     total_updates=1_000,
     batch_size=B,
@@ -105,11 +107,15 @@ def mlp(params, x):
     return hidden @ last["kernel"] + last["bias"][None]
 
 
+@functools.partial(jax.jit, static_argnames=("kind", "new_value"))
 def reference(kind, state, batch, *, new_value=True):
     """An update in separate passes, one network after another, with an Adam for each."""
     config, spec = SLOW, SPECS[kind]
-    make = iql.box if kind == "box" else iql.discrete
-    networks, rows = make(config, spec, spec.action), slice(0, B - 1)  # the last has no weight
+    networks_of = iql.box if kind == "box" else iql.discrete
+    networks, rows = (
+        networks_of(config, spec, spec.action),
+        slice(0, B - 1),
+    )  # the last has no weight
     adam, params = optax.adam(1e-2, eps=1.0), state.params
 
     def step(loss, params):
@@ -127,8 +133,8 @@ def reference(kind, state, batch, *, new_value=True):
 
     value = step(value_loss, params.value)
     used = value if new_value else params.value
-    weight = np.exp(3.0 * (target_q - value_of(used, batch.observation)))
-    weight = np.minimum(weight, 100.0)
+    weight = jnp.exp(3.0 * (target_q - value_of(used, batch.observation)))
+    weight = jnp.minimum(weight, 100.0)
 
     def actor_loss(params):
         if kind == "box":
@@ -163,7 +169,7 @@ def reference(kind, state, batch, *, new_value=True):
 
 @each_kind
 def test_an_update_goes_in_the_authors_order(kind, key):
-    agent = iql.make(SLOW, SPECS[kind])
+    agent = make(SLOW, SPECS[kind])
     state, batch = agent.init(key), checks.batch_of(SPECS[kind], key)
     state = state._replace(target=agent.init(jax.random.fold_in(key, 1)).target)
     after, _, _ = learn(agent, state, batch, key)
@@ -175,7 +181,7 @@ def test_an_update_goes_in_the_authors_order(kind, key):
 
 
 def test_the_target_critics_alone_say_what_an_action_is_worth(key):
-    agent = iql.make(CONFIG, SPECS["box"])
+    agent = make(CONFIG, SPECS["box"])
     state, batch = agent.init(key), checks.batch_of(SPECS["box"], key)
     other = agent.init(jax.random.fold_in(key, 1)).params.critic
     one, _, _ = learn(agent, state, batch, key)
@@ -187,7 +193,7 @@ def test_the_target_critics_alone_say_what_an_action_is_worth(key):
 
 
 def test_what_comes_after_a_termination_is_worth_nothing(key):
-    agent = iql.make(CONFIG, SPECS["box"])
+    agent = make(CONFIG, SPECS["box"])
     state, batch = agent.init(key), checks.batch_of(SPECS["box"], key)
 
     def with_next(row):
@@ -204,7 +210,7 @@ def test_without_inverse_temperature_the_policy_is_cloned(kind, key):
     from agents import bc
 
     config = dataclasses.replace(CONFIG, inverse_temperature=0.0, anneal_actor_learning_rate=False)
-    agent, batch = iql.make(config, SPECS[kind]), checks.batch_of(SPECS[kind], key)
+    agent, batch = make(config, SPECS[kind]), checks.batch_of(SPECS[kind], key)
     state = agent.init(key)
     cloner = bc.make(bc.Config(batch_size=B, learning_rate=1e-2, hidden_sizes=(8,)), SPECS[kind])
     cloned = cloner.init(key)._replace(params=state.params.actor)
@@ -219,7 +225,7 @@ def test_it_finds_the_best_action_of_the_data_and_no_other(key):
     config = dataclasses.replace(
         CONFIG, **rates, expectile=0.9, inverse_temperature=10.0, anneal_actor_learning_rate=False
     )
-    agent, batch = iql.make(config, spec), sample(spec, key)
+    agent, batch = make(config, spec), sample(spec, key)
     state = agent.init(key)
     nothing = Observation(jnp.zeros((B, 3)))
     batch = batch._replace(  # a bandit: of actions 0, 1 and 2, 1 is the best; nobody took 3
@@ -240,12 +246,12 @@ def test_it_finds_the_best_action_of_the_data_and_no_other(key):
 
 @each_kind
 def test_two_devices_and_pmap_give_what_one_device_gives(kind, key):
-    checks.devices_agree(iql.make(CONFIG, SPECS[kind]), key)
+    checks.devices_agree(make(CONFIG, SPECS[kind]), key)
 
 
 @pytest.mark.parametrize("kind", ["box", "masked"])
 def test_a_row_without_weight_has_no_effect(kind, key):
-    checks.rows_without_weight_teach_nothing(iql.make(CONFIG, SPECS[kind]), key)
+    checks.rows_without_weight_teach_nothing(make(CONFIG, SPECS[kind]), key)
 
 
 def test_learning_does_not_depend_on_the_units_of_the_actions(key):
@@ -253,7 +259,7 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
     batch = sample(SPECS["box"], key)
     stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
     stretched += jnp.array([[0.0, -20.0]])
-    one, two = iql.make(CONFIG, SPECS["box"]), iql.make(CONFIG, wide)
+    one, two = make(CONFIG, SPECS["box"]), make(CONFIG, wide)
     after, metrics, _ = learn(one, one.init(key), batch, key)
     other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
     same(after, other, rtol=1e-3, atol=1e-5)
@@ -262,12 +268,12 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
 
 def test_observations_are_normalized_by_the_moments_in_the_state(key):
     normalizing = dataclasses.replace(CONFIG, normalize_observation=True)
-    agents = (iql.make(config, SPECS["box"]) for config in (normalizing, CONFIG))
+    agents = (make(config, SPECS["box"]) for config in (normalizing, CONFIG))
     checks.observations_are_normalized(*agents, key)
 
 
 def test_the_policys_rate_falls_to_0_at_the_last_update(key):
-    agent = iql.make(CONFIG, SPECS["box"])
+    agent = make(CONFIG, SPECS["box"])
     state, batch = agent.init(key), checks.batch_of(SPECS["box"], key)
     for done, left in ((0, 1.0), (500, 0.5), (1000, 0.0)):
         before = state._replace(updates=jnp.int32(done))
@@ -279,7 +285,7 @@ def test_the_policys_rate_falls_to_0_at_the_last_update(key):
 
 def test_greedy_actions_lie_within_the_box_and_deviations_within_their_range(key):
     spec = SPECS["box"]
-    agent = iql.make(CONFIG, spec)
+    agent = make(CONFIG, spec)
     params = agent.init(key).params
     for log_std, expected in ((-9.0, np.exp(-5.0)), (9.0, np.exp(2.0))):
         actor = jax.tree.map(lambda x: 50 * x, params.actor)
@@ -293,7 +299,7 @@ def test_greedy_actions_lie_within_the_box_and_deviations_within_their_range(key
 
 
 def test_masked_actions_are_never_taken(key):
-    agent = iql.make(CONFIG, SPECS["masked"])
+    agent = make(CONFIG, SPECS["masked"])
     observation = checks.observation_of(SPECS["masked"], 500, key, [False, True, False, True])
     for greedy in (False, True):
         _, action, extras = agent.act(agent.init(key).policy, (), observation, key, greedy)
@@ -303,12 +309,12 @@ def test_masked_actions_are_never_taken(key):
 
 @pytest.mark.parametrize("kind", ["discrete", "masked"])
 def test_what_the_behavior_does_too_rarely_is_never_chosen(kind, key):
-    agent = iql.make(dataclasses.replace(CONFIG, support_threshold=0.5), SPECS[kind])
+    agent = make(dataclasses.replace(CONFIG, support_threshold=0.5), SPECS[kind])
     state, batch = agent.init(key), checks.batch_of(SPECS[kind], key)
     after, metrics, _ = learn(agent, state, batch, key)
     unlike = batch._replace(reward=batch.reward + 9)
     same(learn(agent, state, unlike, key)[0].params.behavior, after.params.behavior, rtol=0)
-    plain = iql.make(CONFIG, SPECS[kind])
+    plain = make(CONFIG, SPECS[kind])
     learned = after.params._replace(behavior=None)
     same(learned, learn(plain, plain.init(key), batch, key)[0].params, rtol=1e-5, atol=1e-6)
     allowed = np.asarray(batch.observation.mask[:-1]).sum(1) if kind == "masked" else 4
@@ -326,7 +332,7 @@ def test_what_the_behavior_does_too_rarely_is_never_chosen(kind, key):
 
 
 def test_pixels_and_named_parts_are_seen(key):
-    checks.parts_are_seen(iql.make(CONFIG, PARTS), key)
+    checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
 LOOP = ("total_updates", "batch_size", "discount", "num_steps")
@@ -380,7 +386,7 @@ def test_normalized_observations_are_clipped():
 )
 def test_what_does_not_fit_the_environment_is_refused_in_a_sentence(changes, kind, words):
     with pytest.raises(ValueError, match=words):
-        iql.make(dataclasses.replace(CONFIG, **changes), SPECS[kind])
+        make(dataclasses.replace(CONFIG, **changes), SPECS[kind])
 
 
 @pytest.mark.parametrize(
@@ -405,4 +411,4 @@ def test_configs_that_cannot_work_are_refused_in_a_sentence(changes, words):
 def test_a_bundle_answers_as_the_agent_does(kind, key):
     of_kind = {"mean", "scale"} if kind == "box" else {"probabilities"}
     outputs = {"action", "log_prob", "entropy", "value"} | of_kind
-    checks.a_bundle_answers("iql", iql.make(CONFIG, SPECS[kind]), CONFIG, key, outputs)
+    checks.a_bundle_answers("iql", make(CONFIG, SPECS[kind]), CONFIG, key, outputs)

@@ -1,6 +1,7 @@
 """TD3+BC: losses by hand, delays, what the policy follows, and every flag."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
 SPEC = SPECS["box"]
+make = functools.cache(td3_bc.make)  # so that tests share compiled programs
 CONFIG = td3_bc.Config(
     batch_size=B,
     actor_learning_rate=1e-2,
@@ -82,7 +84,7 @@ def choice(agent, actor, observation):
 
 
 def test_critic_and_actor_losses_match_numpy(key):
-    agent, batch = td3_bc.make(CONFIG, SPEC), sample(SPEC, key)
+    agent, batch = make(CONFIG, SPEC), sample(SPEC, key)
     state = agent.init(key)._replace(
         target=agent.init(jax.random.fold_in(key, 1)).target, updates=jnp.int32(1)
     )
@@ -107,7 +109,7 @@ def test_critic_and_actor_losses_match_numpy(key):
 
 @pytest.mark.parametrize("period", [2, 3])
 def test_policy_and_targets_move_at_every_so_many_updates_only(period, key):
-    agent = td3_bc.make(dataclasses.replace(CONFIG, policy_period=period), SPEC)
+    agent = make(dataclasses.replace(CONFIG, policy_period=period), SPEC)
     state = agent.init(key)
     for i in range(1, 2 * period + 1):
         step = jax.random.fold_in(key, i)
@@ -127,7 +129,7 @@ def test_policy_and_targets_move_at_every_so_many_updates_only(period, key):
 
 
 def test_the_policy_follows_the_first_critic_alone(key):
-    agent, batch = td3_bc.make(CONFIG, SPEC), sample(SPEC, key)
+    agent, batch = make(CONFIG, SPEC), sample(SPEC, key)
     state = agent.init(key)._replace(updates=jnp.int32(1))
     other = agent.init(jax.random.fold_in(key, 1)).params.critic
 
@@ -142,7 +144,7 @@ def test_the_policy_follows_the_first_critic_alone(key):
 
 
 def test_without_value_the_policy_is_cloned(key):
-    agent = td3_bc.make(dataclasses.replace(CONFIG, value_weight=0.0, policy_period=1), SPEC)
+    agent = make(dataclasses.replace(CONFIG, value_weight=0.0, policy_period=1), SPEC)
     state, batch = agent.init(key), sample(SPEC, key)
     nothing = Observation(jnp.zeros((B, 3)))
     batch = batch._replace(observation=nothing, weight=jnp.ones(B))
@@ -153,7 +155,7 @@ def test_without_value_the_policy_is_cloned(key):
 
 
 def test_it_prefers_what_pays_among_what_was_done(key):
-    agent = td3_bc.make(
+    agent = make(
         dataclasses.replace(CONFIG, critic_learning_rate=3e-2, actor_learning_rate=3e-2), SPEC
     )
     batch, state = sample(SPEC, key, 64), agent.init(key)
@@ -170,7 +172,7 @@ def test_it_prefers_what_pays_among_what_was_done(key):
 
 
 def test_what_comes_after_a_termination_is_worth_nothing(key):
-    agent, batch = td3_bc.make(CONFIG, SPEC), sample(SPEC, key)
+    agent, batch = make(CONFIG, SPEC), sample(SPEC, key)
     state = agent.init(key)
 
     def with_next(row):
@@ -183,11 +185,11 @@ def test_what_comes_after_a_termination_is_worth_nothing(key):
 
 
 def test_two_devices_and_pmap_give_what_one_device_gives(key):
-    checks.devices_agree(td3_bc.make(CONFIG, SPEC), key, updates=4)
+    checks.devices_agree(make(CONFIG, SPEC), key, updates=4)
 
 
 def test_a_row_without_weight_has_no_effect(key):
-    agent = td3_bc.make(dataclasses.replace(CONFIG, policy_period=1), SPEC)
+    agent = make(dataclasses.replace(CONFIG, policy_period=1), SPEC)
     checks.rows_without_weight_teach_nothing(agent, key)
 
 
@@ -197,7 +199,7 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
     stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
     stretched += jnp.array([[0.0, -20.0]])
     config = dataclasses.replace(CONFIG, policy_period=1)
-    one, two = td3_bc.make(config, SPEC), td3_bc.make(config, wide)
+    one, two = make(config, SPEC), make(config, wide)
     after, metrics, _ = learn(one, one.init(key), batch, key)
     other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
     same(after, other, rtol=1e-3, atol=1e-5)
@@ -207,12 +209,12 @@ def test_learning_does_not_depend_on_the_units_of_the_actions(key):
 def test_observations_are_normalized_by_the_moments_in_the_state(key):
     plain = dataclasses.replace(CONFIG, policy_period=1)
     normalizing = dataclasses.replace(plain, normalize_observation=True)
-    agents = (td3_bc.make(config, SPEC) for config in (normalizing, plain))
+    agents = (make(config, SPEC) for config in (normalizing, plain))
     checks.observations_are_normalized(*agents, key)
 
 
 def test_draws_are_near_the_choice_and_report_their_density(key):
-    agent = td3_bc.make(CONFIG, SPEC)
+    agent = make(CONFIG, SPEC)
     observation = checks.observation_of(SPEC, 2_000, key)
     policy = agent.init(key).policy
     _, greedy, _ = agent.act(policy, (), observation, key, True)
@@ -225,7 +227,7 @@ def test_draws_are_near_the_choice_and_report_their_density(key):
 
 
 def test_pixels_and_named_parts_are_seen(key):
-    checks.parts_are_seen(td3_bc.make(CONFIG, PARTS), key)
+    checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
 LOOP = ("total_updates", "batch_size", "discount", "num_steps")
@@ -273,12 +275,12 @@ def test_normalized_observations_are_clipped():
 )
 def test_other_actions_are_refused_in_a_sentence(spec, words):
     with pytest.raises(ValueError, match=words):
-        td3_bc.make(CONFIG, spec)
+        make(CONFIG, spec)
 
 
 def test_the_torso_is_asked_for():
     with pytest.raises(ValueError, match=r"config\.torso=nature"):
-        td3_bc.make(dataclasses.replace(CONFIG, torso=Torso.NATURE), SPEC)
+        make(dataclasses.replace(CONFIG, torso=Torso.NATURE), SPEC)
 
 
 @pytest.mark.parametrize(
@@ -300,4 +302,4 @@ def test_configs_that_cannot_work_are_refused_in_a_sentence(changes, words):
 
 def test_a_bundle_answers_as_the_agent_does(key):
     outputs = {"action", "log_prob", "entropy", "mean", "scale", "value"}
-    checks.a_bundle_answers("td3_bc", td3_bc.make(CONFIG, SPEC), CONFIG, key, outputs)
+    checks.a_bundle_answers("td3_bc", make(CONFIG, SPEC), CONFIG, key, outputs)
