@@ -125,6 +125,8 @@ def _by_logs() -> int:
         console.print(f"{workdir}, step {run.step:,}, by {FLAGS.dataset}:")
         console.print(table)
         console.print(f"trust: {found.verdict.trust}: {'; '.join(found.verdict.reasons)}")
+        for name, apart in told["shift"].items():
+            console.print(f"shift of {name}: MMD² {apart['mmd2']:.3g}, p {apart['p_value']:.2g}")
         ope.write(found, told, workdir)
     return 0
 

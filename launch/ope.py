@@ -17,15 +17,19 @@ import jax
 import numpy as np
 
 from agents import bc
+from launch import trained
 from launch.trained import Trained
+from rljax import drift
 from rljax.agent import Agent
 from rljax.loops import offline
-from rljax.offline import sources
+from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
 from rljax.ope import direct, table, trajectories
 from rljax.types import Discrete, Observation
 
 _CHUNK = 4096  # rows that are looked at in one call
+_SHIFT_ROWS = 500  # of each sample that is compared
+_SHIFT_EPISODES = 32  # played for the states that the policy meets
 _LEAST = 1e-6  # of an estimated propensity: what was logged had a chance
 
 
@@ -62,11 +66,47 @@ def report(
         "mode": "greedy" if greedy else "sampled",
         "discount": discount,
         "propensities": "logged" if known else "estimated",
+        "shift": shift(run, dataset, chances, seed),
     }
     found = table.evaluate(
         _padded(dataset, log_ratio, values, discount), bootstrap=table.Bootstrap(seed=seed)
     )
     return found, told
+
+
+def shift(run: Trained, dataset: Dataset, chances: np.ndarray, seed: int) -> dict[str, Any]:
+    """How far the policy is from the log, as MMD² with the p-value of a permutation test.
+
+    `actions` compares logged steps, state and action together, with what the policy would have done
+    in others of the logged states; `states` those with the states that it meets when it plays, if
+    the run has an --env. Empty for anything but plain vectors.
+    """
+    seen = dataset.rows.observation.features
+    if not isinstance(seen, np.ndarray) or seen.dtype == np.uint8:
+        return {}
+    rng = np.random.default_rng(seed)
+    steps = rng.permutation(np.flatnonzero(dataset.rows.valid))[: 2 * _SHIFT_ROWS]
+    if len(steps) < 4:
+        return {}
+    logged, others = np.array_split(steps, 2)
+    count = chances.shape[1]
+    drawn = (chances[others].cumsum(axis=1) < rng.random((len(others), 1))).sum(axis=1)
+
+    def joined(rows: np.ndarray, action: np.ndarray) -> np.ndarray:
+        flat = seen[rows].reshape(len(rows), -1)
+        return np.concatenate([flat, np.eye(count)[np.minimum(action, count - 1)]], axis=1)
+
+    taken = np.asarray(dataset.rows.action)[logged]
+    found = {"actions": drift.mmd(joined(logged, taken), joined(others, drawn), seed=seed)}
+    if run.experiment.source.name:
+        env = trained.fresh_source(run.experiment)
+        collect = collection.collector(run.agent, env, trained.EVAL_ENVS)
+        episodes = collect(run.policy, _SHIFT_EPISODES, jax.random.key(seed))
+        met = np.concatenate([episode.observation.features[:-1] for episode in episodes])
+        met = met[rng.permutation(len(met))[:_SHIFT_ROWS]]
+        flat = (x.reshape(len(x), -1) for x in (seen[logged], met))
+        found["states"] = drift.mmd(*flat, seed=seed)
+    return {name: measured._asdict() for name, measured in found.items()}
 
 
 def write(found: table.Report, told: dict[str, Any], workdir: pathlib.Path) -> None:

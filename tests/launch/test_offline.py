@@ -127,6 +127,8 @@ def test_it_is_evaluated_by_playing_by_the_log_and_exported(straight, data, tmp_
     assert names == ["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "magic"]
     assert (report["propensities"], report["num_episodes"]) == ("logged", 40)
     assert report["verdict"]["trust"] in ("high", "low", "none")
+    assert report["shift"]["states"].keys() == report["shift"]["actions"].keys()
+    assert 0 < report["shift"]["states"]["p_value"] <= 1
     assert (straight / "plots" / "ope.png").stat().st_size > 1000
     answer = run("export", f"--workdir={straight}", f"--export_dir={tmp_path}/model")
     assert answer.returncode == 0, answer.stderr
