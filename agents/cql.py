@@ -368,10 +368,12 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         total = means["loss/critic"] + means["loss/conservative"] + means["loss/actor"]
         if config.learn_temperature:
             total += means["loss/temperature"]
-        if config.gap_target is not None:
+        if config.gap_target is None:
+            del means["loss/multiplier"]
+        else:
             total += means["loss/multiplier"]
+            means["value/gap_multiplier"] = multiplier(params.log_multiplier)
         means["policy/temperature"] = jnp.exp(params.log_temperature)
-        means["value/gap_multiplier"] = multiplier(params.log_multiplier)
         return total, means
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
