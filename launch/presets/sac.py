@@ -37,7 +37,9 @@ def _mujoco(env: str, published: str) -> Preset:
 
 
 PRESETS = {
-    "Pendulum-v1": _preset("Pendulum-v1", _PENDULUM, "RL Zoo", "not measured", "published: -157.0"),
+    "Pendulum-v1": _preset(
+        "Pendulum-v1", _PENDULUM, "RL Zoo", "about 1 min", "-160.3, 3 seeds; published: -157.0"
+    ),
     "HalfCheetah-v4": _mujoco("HalfCheetah-v4", "9535.5"),
     "Hopper-v4": _mujoco("Hopper-v4", "2325.5"),
     "Walker2d-v4": _mujoco("Walker2d-v4", "3863.2"),
