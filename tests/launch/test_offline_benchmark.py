@@ -309,13 +309,14 @@ def test_d3rlpy_is_given_our_settings(monkeypatch):
 
     def answer(command, environment):
         asked.append(command)
-        return 'a warning\n{"seconds": [5.0, 2.0, 1.0, 4.0]}\n'
+        return 'a warning\n{"first_update_seconds": 3.5, "seconds": [2.0, 1.0, 4.0]}\n'
 
     monkeypatch.setattr(processes, "output_of", answer)
     for agent, setting in offline_speed.SETTINGS.items():
         sizes = offline_speed.Sizes()
         told = offline_speed.theirs(setting, sizes, Options(repeats=3))
-        assert told == (3.0, setting.window / 2)  # the first took 5 s, their median is 2
+        each = 2.0 / setting.window  # their median
+        assert told == pytest.approx((3.5 - each, 1 / each))
         assert pathlib.Path(asked[-1][1]).is_file()
         job = json.loads(asked[-1][-1])
         config = setting.config
