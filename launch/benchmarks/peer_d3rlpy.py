@@ -36,7 +36,7 @@ def main() -> None:
     for count in {torch.get_num_threads(), 1}:  # with networks this small, one may be faster
         torch.set_num_threads(count)
         tried[count] = timed(max(1, job["window"] // 10))
-    torch.set_num_threads(min(tried, key=tried.get))
+    torch.set_num_threads(min(tried, key=lambda count: tried[count]))
     seconds = [timed(job["window"]) for _ in range(job["repeats"])]
     print(json.dumps({"first_update_seconds": first, "seconds": seconds}))
 
