@@ -234,5 +234,12 @@ def _run(script: str, *arguments: str) -> None:
     command = [sys.executable, "-m", f"launch.{script}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = " ".join(done.stderr.strip().splitlines()[-1:]) or "it said nothing"
-        raise UsageError(last.removeprefix("error: "))
+        raise UsageError(said(done.stderr))
+
+
+def said(stderr: str) -> str:
+    """What a command ended with, in one line: its error, which may have several, or its last."""
+    lines = [line.strip() for line in stderr.strip().splitlines()]
+    errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    told = lines[errors[-1] :] if errors else lines[-1:]
+    return " ".join(told).removeprefix("error: ") or "it said nothing"

@@ -262,6 +262,14 @@ def test_the_least_trusted_seed_is_what_counts():
     assert offline.reason(found) == "none: one episode"
 
 
+def test_a_failure_is_told_in_one_line():
+    assert (
+        offline.said("a log\nerror: another run:\n  seed: 0 -> 1\n") == "another run: seed: 0 -> 1"
+    )
+    assert offline.said("Traceback\nKeyError: 1") == "KeyError: 1"
+    assert offline.said("") == "it said nothing"
+
+
 def run(*arguments):
     argv = ["launch.benchmark", *arguments]
     command_line.run(benchmark.main, flags_parser=benchmark.parse, argv=argv)
