@@ -15,6 +15,8 @@ import numpy as np
 
 from rljax.types import Box, EnvSpec, Observation, Transition
 
+_SMALL = 1e-12  # of a variance beside the square of the mean: rounding of what is constant
+
 
 class Episode(NamedTuple):
     """What happened between a reset and an ending; NumPy arrays."""
@@ -112,13 +114,17 @@ def top(dataset: Dataset, fraction: float) -> Dataset:
 def moments(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of vectors over the steps, float32 `[O]`; final observations apart.
 
+    The variance of what never varies is 1: divided by nearly 0, its least change would drown all.
+
     Raises ValueError for anything but plain vectors.
     """
     features = dataset.rows.observation.features
     if not isinstance(features, np.ndarray) or features.dtype != np.float32:
         raise ValueError(f"{dataset.spec.name} shows no plain vectors to be normalized.")
     seen = features[dataset.rows.valid].astype(np.float64)
-    return seen.mean(axis=0).astype(np.float32), seen.var(axis=0).astype(np.float32)
+    mean, variance = seen.mean(axis=0), seen.var(axis=0)
+    constant = variance <= _SMALL * np.maximum(mean**2, 1.0)
+    return mean.astype(np.float32), np.where(constant, 1.0, variance).astype(np.float32)
 
 
 def _rows(spec: EnvSpec, episode: Episode) -> Transition:

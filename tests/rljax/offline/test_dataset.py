@@ -63,6 +63,10 @@ def test_moments_leave_final_observations_out():
     mean, variance = dataset.moments(dataset.make(SPEC, [episode(0, 2), episode(1000, 1)]))
     np.testing.assert_allclose(mean, [1001 / 3] * 2, rtol=1e-6)
     np.testing.assert_allclose(variance, [np.var([0, 1, 1000])] * 2, rtol=1e-6)
+    still = episode(0, 3)
+    still.observation.features[:, 1] = 1000.1
+    _, variance = dataset.moments(dataset.make(SPEC, [still]))
+    assert variance[1] == 1  # or its least change would drown all
     pixels = EnvSpec("pixels", (1,), "uint8", Discrete(3))
     frames = episode(observation=Observation(np.zeros((4, 1), np.uint8)))
     with pytest.raises(ValueError, match="no plain vectors"):
