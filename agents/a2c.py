@@ -28,7 +28,7 @@ from rljax.nn.policies import BoxPolicy
 from rljax.nn.torsos import Torso
 from rljax.optim import Optimizer
 from rljax.policy_gradient import Schedules, TrainState
-from rljax.reductions import explained_variance, standardize
+from rljax.reductions import explained_variance, share_of_rows, standardize
 from rljax.types import EnvSpec, Metrics, Trajectory
 
 
@@ -140,7 +140,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             "policy/approx_kl": jnp.expm1(log_ratio) - log_ratio,  # 0 unless actors run ahead
             "value/mean": value,
         }
-        share = policy_gradient.share_of_rows(weight)
+        share = share_of_rows(weight)
         metrics = {name: jnp.sum(share * term) for name, term in terms.items()}
         total = (
             metrics["loss/policy"]

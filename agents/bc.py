@@ -31,6 +31,7 @@ from rljax.nn.mlp import Activation
 from rljax.nn.policies import BoxPolicy
 from rljax.nn.torsos import Torso
 from rljax.offline import rows, support
+from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, Discrete, EnvSpec, Metrics, Observation
 
@@ -191,7 +192,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def loss(params: Any, batch: Sample) -> tuple[Array, Metrics]:
         """Over this device's rows; the mean over devices is that of all rows."""
-        share = rows.shares(batch.weight)
+        share = share_of_rows(batch.weight)
         means = {name: jnp.sum(share * term) for name, term in terms(params, batch).items()}
         return means["loss/policy"], means
 

@@ -32,7 +32,7 @@ from agents.sac import (
     soft_value,
     temperature_loss,
 )
-from rljax import normalizers, validation
+from rljax import device_rows, normalizers, validation
 from rljax.agent import AXIS, Agent
 from rljax.distributions import Normal, TanhNormal
 from rljax.loops import offline
@@ -42,6 +42,7 @@ from rljax.nn.mlp import MLP, Activation
 from rljax.nn.policies import decide
 from rljax.nn.torsos import Torso
 from rljax.offline import rows
+from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar
 
@@ -267,7 +268,7 @@ def terms(
     unit = box_policies.to_unit(batch.action, networks.box)
     (size, dims), count = unit.shape, config.num_draws
     normal_key, uniform_key = jax.random.split(key)
-    noise = rows.normal(normal_key, (size, 2 * count + 2, dims))
+    noise = device_rows.normal(normal_key, (size, 2 * count + 2, dims))
     own, here, ahead = jnp.split(noise, (1, count + 1), axis=1)
 
     policy = networks.look(params.actor, batch.observation)
@@ -281,7 +282,7 @@ def terms(
     entropy_worth = temperature if config.backup_entropy else 0.0
     value = next_value(target_q, ahead_log_prob[:, backed_up], entropy_worth)
 
-    anywhere = rows.uniform(uniform_key, (size, count, dims))
+    anywhere = device_rows.uniform(uniform_key, (size, count, dims))
     actions = [anywhere, here, ahead[:, :count], unit[:, None]]
     q = networks.q(params.critic, batch.observation, jnp.concatenate(actions, axis=1))
     q, q_of_data = q[..., :-1], q[..., -1]
@@ -362,7 +363,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def loss(params: Params, state: TrainState, batch: Sample, key: Array) -> tuple[Array, Metrics]:
         """All losses over this device's rows; the mean over devices is that of all rows."""
-        share = rows.shares(batch.weight)
+        share = share_of_rows(batch.weight)
         found = terms(config, networks, state, params, batch, key)
         means = {name: jnp.sum(share * term) for name, term in found.items()}
         total = means["loss/critic"] + means["loss/conservative"] + means["loss/actor"]

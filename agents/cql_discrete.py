@@ -26,6 +26,7 @@ from rljax.nn.heads import ActionValueHead, LinearHead
 from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.offline import rows, support
+from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Discrete, EnvSpec, Metrics, Observation
 
@@ -198,7 +199,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def loss(params: Params, state: TrainState, batch: Sample) -> tuple[Array, Metrics]:
         """Over this device's rows; the mean over devices is that of all rows."""
-        share = rows.shares(batch.weight)
+        share = share_of_rows(batch.weight)
         ahead = values_of(state.target, batch.next_observation)
         chooser = ahead
         if config.double:

@@ -29,7 +29,7 @@ from rljax.nn.policies import BoxPolicy
 from rljax.nn.torsos import Torso
 from rljax.optim import Optimizer
 from rljax.policy_gradient import Schedules, TrainState
-from rljax.reductions import explained_variance
+from rljax.reductions import explained_variance, share_of_rows
 from rljax.types import EnvSpec, Metrics, Trajectory
 
 
@@ -164,7 +164,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             "value/mean": value,
         }
         weight = rows.valid.astype(jnp.float32)
-        share = policy_gradient.share_of_rows(weight)
+        share = share_of_rows(weight)
         metrics = {name: jnp.sum(share * term) for name, term in terms.items()}
         total = (
             metrics["loss/policy"]

@@ -34,6 +34,7 @@ from rljax.nn.heads import LinearHead, ValueHead
 from rljax.nn.mlp import MLP, Activation
 from rljax.nn.torsos import Torso
 from rljax.offline import rows, support
+from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, Discrete, EnvSpec, Metrics, Observation, Scalar
 
@@ -314,7 +315,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         del key  # deterministic given the batch
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
-        share, rates = rows.shares(batch.weight), state.schedules
+        share, rates = share_of_rows(batch.weight), state.schedules
         target_q = jnp.min(networks.q(state.target, batch.observation, batch.action), axis=0)
         value, value_opt_state, metrics = learn_value(state, batch, target_q, share)
         # The new V of both observations in one pass.

@@ -28,7 +28,7 @@ from rljax.nn.mlp import Activation
 from rljax.nn.policies import BoxPolicy
 from rljax.nn.torsos import Torso
 from rljax.policy_gradient import gradient_step
-from rljax.reductions import explained_variance, mean_over_devices, standardize
+from rljax.reductions import explained_variance, mean_over_devices, share_of_rows, standardize
 from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar, Trajectory
 
 
@@ -152,7 +152,7 @@ def objective(
     batch: Batch,
 ) -> tuple[Array, Metrics]:
     """Eq. 9 over this device's rows; the mean over devices is the mean over all rows."""
-    share = batch.weight / jnp.maximum(jax.lax.pmean(jnp.sum(batch.weight), AXIS), 1.0)
+    share = share_of_rows(batch.weight)
     log_prob = chosen_by.log_prob(batch.action)
     log_ratio = log_prob - batch.log_prob
     surrogate = policy_loss(log_prob, batch.log_prob, batch.advantage, schedules.clip_ratio)

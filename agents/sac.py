@@ -24,7 +24,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from rljax import distributions, losses, validation
+from rljax import device_rows, distributions, losses, validation
 from rljax.agent import AXIS, Agent
 from rljax.loops import off_policy
 from rljax.nn import ensemble, torsos
@@ -32,6 +32,7 @@ from rljax.nn.heads import LinearHead, StateGaussianHead, ValueHead
 from rljax.nn.mlp import MLP, Activation
 from rljax.nn.policies import decide
 from rljax.nn.torsos import Torso
+from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, Discrete, EnvSpec, Metrics, Observation, Scalar
 
@@ -223,7 +224,7 @@ def box(config: Config, spec: EnvSpec, action_spec: Box) -> Networks:
         params: Any, critics: Any, observation: Observation, temperature: Scalar, key: PRNGKeyArray
     ) -> tuple[Array, Array]:
         chosen_by = within(params, observation.features, -1.0, 1.0)
-        action, log_prob = chosen_by.from_noise(_noise(key, chosen_by.low.shape))
+        action, log_prob = chosen_by.from_noise(device_rows.normal(key, chosen_by.low.shape))
         q = ensemble.apply(critic, critics, observation.features, action)
         return soft_value(q, log_prob, temperature), -log_prob
 
@@ -367,7 +368,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         params: Params, target: Any, batch: Sample, key: PRNGKeyArray
     ) -> tuple[Array, Metrics]:
         """All losses over this device's rows; the mean over devices is that of all rows."""
-        share = batch.weight / jnp.maximum(jax.lax.pmean(jnp.sum(batch.weight), AXIS), 1.0)
+        share = share_of_rows(batch.weight)
         rows = terms(networks, params, target, batch, key)
         means = {name: jnp.sum(share * row) for name, row in rows.items()}
         total = means["loss/critic"] + means["loss/actor"]
@@ -389,10 +390,3 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
 def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
     return None if observation.mask is None else jnp.asarray(observation.mask)
-
-
-def _noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "B A"]:
-    """This device's rows of standard normal noise, which are the same on any number of devices."""
-    rows = shape[0]
-    noise = jax.random.normal(key, (jax.lax.axis_size(AXIS) * rows, *shape[1:]))
-    return jax.lax.dynamic_slice_in_dim(noise, jax.lax.axis_index(AXIS) * rows, rows)

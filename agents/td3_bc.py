@@ -21,7 +21,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from agents.sac import NUM_CRITICS, BoxCritic, critic_loss
-from rljax import distributions, normalizers, validation
+from rljax import device_rows, distributions, normalizers, validation
 from rljax.agent import AXIS, Agent
 from rljax.loops import offline
 from rljax.nn import box_policies, ensemble, policies, torsos
@@ -29,6 +29,7 @@ from rljax.nn.heads import LinearHead
 from rljax.nn.mlp import MLP, Activation
 from rljax.nn.torsos import Torso
 from rljax.offline import rows
+from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar
 
@@ -208,7 +209,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     ) -> tuple[Any, optax.OptState, Metrics]:
         """Critics after a step towards what the smoothed target policy is worth."""
         unit = choice(state.target.actor, batch.next_observation)
-        noise = rows.normal(key, unit.shape)
+        noise = device_rows.normal(key, unit.shape)
         unit = smoothed(unit, noise, config.target_noise, config.target_noise_clip)
         ahead = jnp.min(q_of(state.target.critic, batch.next_observation, unit), axis=0)
 
@@ -249,7 +250,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
-        action, share = box_policies.to_unit(batch.action, action_spec), rows.shares(batch.weight)
+        action, share = box_policies.to_unit(batch.action, action_spec), share_of_rows(batch.weight)
         critics, opt_state, metrics = learn_critics(state, batch, action, share, key)
         state = state._replace(
             params=state.params._replace(critic=critics),

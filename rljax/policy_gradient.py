@@ -84,11 +84,6 @@ def player(
     return Player(normalized, look, act)
 
 
-def share_of_rows(weight: Float[Array, "T B"]) -> Float[Array, "T B"]:
-    """Weights whose sums over rows, meant over the devices, are means over all rows of weight 1."""
-    return weight / jnp.maximum(jax.lax.pmean(jnp.sum(weight), AXIS), 1.0)
-
-
 def gradient_step(
     loss: Callable[[Any], tuple[Array, Metrics]],
     learner: tuple[Any, optax.OptState],

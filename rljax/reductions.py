@@ -14,6 +14,11 @@ def mean_over_devices(x: Float[Array, "*rows"], weight: Float[Array, "*rows"]) -
     return total / jnp.maximum(weight, 1.0)
 
 
+def share_of_rows(weight: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """Weights whose sums over rows, meant over the devices, are means over all rows of weight 1."""
+    return weight / jnp.maximum(jax.lax.pmean(jnp.sum(weight), AXIS), 1.0)
+
+
 def standardize(advantage: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, " B"]:
     """Mean 0 and deviation 1 over all devices' rows of the minibatch, each with its weight."""
     centered = advantage - mean_over_devices(advantage, weight)

@@ -21,8 +21,8 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Int
 
-from rljax import normalizers, sharding
-from rljax.agent import AXIS, Agent
+from rljax import device_rows, normalizers, sharding
+from rljax.agent import Agent
 from rljax.loops.on_policy import keys
 from rljax.offline import dataset as datasets
 from rljax.offline.dataset import Dataset
@@ -88,7 +88,7 @@ def init(agent: Agent, dataset: Dataset, config: Config) -> State:
     train = jax.jit(agent.init)(keys(config.seed, -1)[0])
     if getattr(train, "observation", None) is None:
         return State(train)
-    dataset = datasets.top(dataset, config.top_fraction)
+    dataset = _chosen(dataset, config)
     mean, variance = datasets.moments(dataset)
     found = normalizers.Moments(
         jnp.float32(dataset.num_steps), jnp.asarray(mean), jnp.asarray(variance)
@@ -105,8 +105,7 @@ def run(
     it. Raises what `check` raises, at once.
     """
     check(dataset, config)
-    if config.top_fraction < 1:
-        dataset = datasets.top(dataset, config.top_fraction)
+    dataset = _chosen(dataset, config)
     mesh = sharding.mesh(config.num_devices)
     make = _streamed if _is_streamed(dataset, config, mesh) else _in_memory
     return _calls(make(agent, dataset, config, mesh), state, config, mesh, first_step)
@@ -132,7 +131,7 @@ def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Ad
 
         def update(number: Array, train: Any) -> tuple[Any, Metrics]:
             index, key = draw(valid, seed, number, config.batch_size)
-            index = _mine(index)
+            index = device_rows.mine(index)
             weight = jnp.ones(index.shape, jnp.float32)
             sample = ring.take(rows, index, weight, config.num_steps, config.discount)
             return agent.update(train, sample, key)
@@ -155,7 +154,7 @@ def _streamed(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Adv
         samples, learn_keys = data
 
         def update(number: Array, train: Any) -> tuple[Any, Metrics]:
-            sample = jax.tree.map(lambda x: _mine(x[number]), samples)
+            sample = jax.tree.map(lambda x: device_rows.mine(x[number]), samples)
             return agent.update(train, sample, learn_keys[number])
 
         return _loop(update, train, jnp.zeros_like(count), count)
@@ -233,10 +232,10 @@ def _mapped(many: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     )
 
 
-def _mine(x: Array) -> Array:
-    """This device's share of rows `[B, ...]`."""
-    share = x.shape[0] // jax.lax.axis_size(AXIS)
-    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * share, share)
+def _chosen(dataset: Dataset, config: Config) -> Dataset:
+    """What is learned from; all of it is no copy."""
+    whole = config.top_fraction == 1
+    return dataset if whole else datasets.top(dataset, config.top_fraction)
 
 
 def _ring(rows: Transition) -> ring.Ring:

@@ -3,7 +3,7 @@
 A log may hold millions of sessions of a step or two: nothing here loops over rows or episodes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -127,7 +127,7 @@ def join(
     rows = np.repeat(parts.order, copies)
     starts = np.concatenate([[0], np.cumsum(np.diff(parts.starts) + added)])
     finals = starts[1:] - 1
-    valid = np.ones(len(rows), bool)
+    valid: Any = np.ones(len(rows), bool)
     valid[finals] = False
     told = added & log.knows_next[last]
 
@@ -136,20 +136,20 @@ def join(
         x[finals[told]] = following[last[told]]
         return x
 
-    def decision(x: np.ndarray) -> np.ndarray:
+    def decision(x: np.ndarray) -> Any:
         x = x[rows]
         x[finals] = 0
         return x
 
-    discount = np.ones(len(rows), np.float32)
+    discount: Any = np.ones(len(rows), np.float32)
     discount[finals[terminated] - 1] = 0.0
     made = Transition(
         jax.tree.map(seen, log.observation, log.next_observation),
-        decision(log.action),  # type: ignore[arg-type]
-        decision(log.reward),  # type: ignore[arg-type]
-        discount,  # type: ignore[arg-type]
-        valid,  # type: ignore[arg-type]
-        {name: decision(x) for name, x in log.extras.items()},  # type: ignore[misc]
+        decision(log.action),
+        decision(log.reward),
+        discount,
+        valid,
+        {name: decision(x) for name, x in log.extras.items()},
     )
     return Dataset(spec, made, starts.astype(np.int64), source)
 

@@ -61,22 +61,6 @@ def test_a_player_normalizes_clips_obeys_the_mask_and_says_its_value(key):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_shares_of_rows_add_up_to_a_mean_over_all_devices(devices):
-    # 3 rows of weight 1, two of them on the first of two devices
-    weight = jnp.array([[1.0, 1.0], [1.0, 0.0]])
-    x = jnp.array([[3.0, 6.0], [9.0, 100.0]])
-    shares = on_devices(policy_gradient.share_of_rows, devices, weight)
-    sums = np.asarray(shares * x).reshape(devices, -1).sum(axis=1)
-    assert sums.mean() == pytest.approx(6)  # (3 + 6 + 9) / 3
-
-
-def test_without_a_row_of_weight_shares_are_0():
-    np.testing.assert_array_equal(
-        on_devices(policy_gradient.share_of_rows, 1, jnp.zeros((2, 2))), np.zeros((2, 2))
-    )
-
-
-@pytest.mark.parametrize("devices", [1, 2])
 def test_a_step_goes_down_the_mean_gradient_by_the_rate(devices):
     optimizer = optax.sgd(2.0)  # gives -2 g: the sign shows that the step is subtracted
 

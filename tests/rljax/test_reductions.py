@@ -40,6 +40,21 @@ def test_mean_over_devices_takes_rows_of_time_and_environments():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
+def test_shares_of_rows_add_up_to_a_mean_over_all_devices(devices):
+    # 3 rows of weight 1, two of them on the first of two devices
+    weight = jnp.array([[1.0, 1.0], [1.0, 0.0]])
+    x = jnp.array([[3.0, 6.0], [9.0, 100.0]])
+    shares = on_devices(reductions.share_of_rows, devices)(weight)
+    sums = np.asarray(shares.reshape(x.shape) * x).reshape(devices, -1).sum(axis=1)
+    assert sums.mean() == pytest.approx(6)  # (3 + 6 + 9) / 3
+
+
+def test_without_a_row_of_weight_shares_are_0():
+    shares = on_devices(reductions.share_of_rows)(jnp.zeros((2, 2)))
+    np.testing.assert_array_equal(shares, np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
 def test_standardize_by_hand(devices):
     # mean 3, population variance (4+1+9)/3 = 14/3 (the sample variance would be 7)
     z = on_devices(reductions.standardize, devices)(X, WEIGHT).reshape(-1)
