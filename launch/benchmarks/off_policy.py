@@ -213,6 +213,7 @@ def bound(setting: Setting, options: Options) -> float:
         row.observation,
         row.reward,
         row.reward,
+        {},
     )
     update = sharding.data_parallel(agent.update, sharding.mesh(1), Parallel.SHARD_MAP, 0)
     state, key = jax.eval_shape(agent.init, jax.random.key(0)), jax.random.key(0)

@@ -25,6 +25,7 @@ from rljax import device_rows, normalizers, sharding
 from rljax.agent import Agent
 from rljax.loops.on_policy import keys
 from rljax.offline import dataset as datasets
+from rljax.offline import outlook
 from rljax.offline.dataset import Dataset
 from rljax.replay import memory, ring
 from rljax.replay.base import Sample
@@ -102,10 +103,10 @@ def run(
     """Trains from update `first_step` on; yields once a call, with the means over its updates.
 
     The arrays of a yielded state are donated to the next call: save or copy them before asking for
-    it. Raises what `check` raises, at once.
+    it. Raises what `check` raises, at once; and where the dataset lacks what the agent `stores`.
     """
     check(dataset, config)
-    dataset = _chosen(dataset, config)
+    dataset = outlook.add(_chosen(dataset, config), agent.stores, config.discount)
     mesh = sharding.mesh(config.num_devices)
     make = _streamed if _is_streamed(dataset, config, mesh) else _in_memory
     return _calls(make(agent, dataset, config, mesh), state, config, mesh, first_step)
@@ -240,7 +241,7 @@ def _chosen(dataset: Dataset, config: Config) -> Dataset:
 
 def _ring(rows: Transition) -> ring.Ring:
     """The rows as a full ring of one environment: what follows a row is the row behind it."""
-    rows = jax.tree.map(lambda x: jnp.asarray(x)[:, None], rows._replace(extras={}))
+    rows = jax.tree.map(lambda x: jnp.asarray(x)[:, None], rows)
     return ring.Ring(rows, jnp.int32(0), jnp.int32(rows.reward.shape[0]))
 
 

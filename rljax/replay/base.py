@@ -32,6 +32,7 @@ class Sample(NamedTuple):
     next_observation: Observation  # of row t+m
     weight: Array  # float32: importance weight, 1 without priorities; 0: ignore this row
     index: Array  # int32: where the row lies; for `Buffer.update`
+    extras: dict[str, Array]  # of the row: what the agent `stores`
 
 
 class Buffer(NamedTuple):

@@ -114,6 +114,7 @@ def take(
         next_observation=at((place + count) % kept, rows.observation),
         weight=weight,
         index=index,
+        extras=at(place, rows.extras),
     )
 
 

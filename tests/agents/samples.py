@@ -41,6 +41,7 @@ def sample(spec: EnvSpec, key: jax.Array, rows: int = B) -> Sample:
         observation(),
         jnp.ones(rows).at[-1].set(0.0),
         jnp.arange(rows),
+        {},
     )
 
 

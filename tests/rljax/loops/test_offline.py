@@ -11,7 +11,7 @@ import pytest
 from rljax import normalizers, sharding
 from rljax.agent import AXIS, Agent
 from rljax.loops import offline
-from rljax.offline import dataset
+from rljax.offline import dataset, outlook
 from rljax.types import Discrete, EnvSpec, Observation
 
 SPEC = EnvSpec("numbers", (2,), "float32", Discrete(3))
@@ -67,6 +67,33 @@ def trained(data, state=None, first=0, **changes):
     state = offline.init(agent, data, config) if state is None else state
     yielded = list(offline.run(agent, data, state, config, first))
     return [step for step, _, _ in yielded], yielded[-1][1], [m for _, _, m in yielded]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_agent_finds_what_it_stores_in_its_batches(data, streamed):
+    class Seen(NamedTuple):
+        index: Any
+        extras: Any
+
+    def update(state, batch, key):
+        del state, key
+        return Seen(batch.index, batch.extras), {}
+
+    def init(key):
+        del key
+        return Seen(jnp.zeros(8, jnp.int32), {"return_to_go": jnp.zeros(8)})
+
+    stores = ("return_to_go",)
+    agent = Agent(SPEC, init, lambda batch: (), lambda *args: args, update, stores)
+    config = dataclasses.replace(CONFIG, total_updates=3, streamed=streamed)
+    *_, (_, state, _) = offline.run(agent, data, offline.init(agent, data, config), config, 0)
+    index = np.asarray(state.train.index)
+    np.testing.assert_array_equal(
+        state.train.extras["return_to_go"], outlook.returns_to_go(data, 0.5)[index]
+    )
+    agent = agent._replace(stores=("log_prob",))
+    with pytest.raises(ValueError, match="has no column 'log_prob'"):
+        offline.run(agent, data, state, config, 0)
 
 
 def test_every_step_is_drawn_and_no_other_row(data):

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from rljax.offline import dataset as datasets
+from rljax.offline import outlook
+from rljax.offline.dataset import Episode
+from rljax.types import Box, EnvSpec, Observation
+
+SPEC = EnvSpec("told", (1,), "float32", Box((-1.0,), (1.0,)))
+
+
+def episode(rewards, *, terminated):
+    steps = len(rewards)
+    return Episode(
+        Observation(np.arange(steps + 1, dtype=np.float32)[:, None]),
+        np.linspace(0.1, 0.9, steps, dtype=np.float32)[:, None],
+        np.array(rewards, np.float32),
+        terminated,
+        {"mark": np.arange(steps, dtype=np.float32)},
+    )
+
+
+@pytest.fixture
+def dataset():
+    return datasets.make(
+        SPEC, [episode([1, 2, 4], terminated=True), episode([8], terminated=False)], "two"
+    )
+
+
+def test_returns_to_go_by_hand(dataset):
+    # 1 + 2/2 + 4/4 = 3, 2 + 4/2 = 4, 4, the final observation; 8 of what was cut off, its final
+    np.testing.assert_array_equal(outlook.returns_to_go(dataset, 0.5), [3, 4, 4, 0, 8, 0])
+    np.testing.assert_array_equal(outlook.returns_to_go(dataset, 0.0), dataset.rows.reward)
+    first = outlook.returns_to_go(dataset, 1.0)[dataset.starts[:-1]]
+    np.testing.assert_array_equal(first, dataset.returns())
+
+
+def test_the_next_action_is_of_the_same_episode_or_unknown(dataset):
+    names = (outlook.NEXT_ACTION, outlook.KNOWS_NEXT_ACTION)
+    told = outlook.add(dataset, names, 0.9).rows.extras
+    action = dataset.rows.action
+    np.testing.assert_array_equal(told["next_action"][[0, 1]], action[[1, 2]])
+    np.testing.assert_array_equal(told["next_action"][2:], 0)
+    np.testing.assert_array_equal(told["knows_next_action"], [1, 1, 0, 0, 0, 0])
+    assert action[1] != 0  # the dataset's own rows are as they were
+
+
+def test_only_what_is_asked_for_is_kept_and_what_is_not_there_is_named(dataset):
+    assert set(outlook.add(dataset, ("mark",), 0.9).rows.extras) == {"mark"}
+    assert not outlook.add(dataset, (), 0.9).rows.extras
+    with pytest.raises(ValueError, match=r"two has no column 'log_prob', .* it has \['mark'\]"):
+        outlook.add(dataset, ("log_prob",), 0.9)
