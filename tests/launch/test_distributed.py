@@ -30,6 +30,7 @@ IN_GRAPH = ("--env=rljax:cartpole", *SMALL, "--eval_episodes=0", "--checkpoint_e
 SHORT = (*IN_GRAPH, "--config.total_steps=8192")
 ENDLESS = (*IN_GRAPH, "--config.total_steps=100000000")
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "NPROC": "2"}
+ENVIRONMENT.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own, which JAX has set
 RESUMES = "start the same command on every process again, and it resumes from the last checkpoint."
 
 
@@ -48,23 +49,28 @@ class Job:
 
     def wait_for_step(self, step):
         deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            for process in self.processes:
-                assert process.poll() is None, process.communicate()
+        while all(process.poll() is None for process in self.processes):
             lines = jsonl.read(self.workdir / "metrics.jsonl")
             if lines and lines[-1]["step"] >= step:
                 return
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.01)
-        raise AssertionError("no progress")
+        raise AssertionError(f"no progress: {self.killed()}")
 
     def end(self, timeout=240):
         """Exit codes and what was said to stderr, in the order of the processes."""
         try:
             said = [process.communicate(timeout=timeout)[1] for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s: {self.killed()}") from None
         return [process.returncode for process in self.processes], said
+
+    def killed(self):
+        """The same of processes that nobody waits for any more; those that ran are killed."""
+        for process in self.processes:
+            process.kill()
+        return self.end()
 
 
 def start(workdir, count, *arguments):
@@ -199,7 +205,7 @@ def test_four_processes_train_as_one_does_too(straight, tmp_path):
 
 @pytest.mark.slow
 def test_the_loss_of_process_0_ends_the_others_in_a_sentence(tmp_path):
-    job = start(tmp_path, 3, *ENDLESS)
+    job = start(tmp_path, 3, *ENDLESS, "--config.num_envs=6")
     job.wait_for_step(512)
     job.processes[0].kill()
     codes, said = job.end(timeout=60)
