@@ -1,14 +1,15 @@
 """Learn from a dataset: many updates in one compiled call, each from rows drawn at random.
 
 The rows lie on the device, every call scans `updates_per_call` updates over them, and Python only
-comes back to report. A dataset that is larger than the device's memory is streamed: the host reads
-the drawn rows (from a memory map, if that is what the dataset is) and hands them over, a call's
-worth at a time; the draws, and so all that is learned, are the same.
+comes back to report. A dataset that is larger than the device's memory is streamed: while a
+call runs, the host reads the rows that the next one draws (from disk, if the dataset stays there:
+`rljax.offline.mapped`); the draws, and so all that is learned, are the same.
 
 Draws come from the seed and the number of the update, so that number is the cursor: a run that was
 killed goes on, bit for bit, as if it had not been.
 """
 
+import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,11 @@ def check(dataset: Dataset, config: Config) -> None:
         raise ValueError("learning from a dataset is for one process and --parallel=shard_map.")
     if config.updates_per_call < 1 or config.total_updates < 1:
         raise ValueError("total_updates and updates_per_call must be at least 1.")
+    if len(dataset.rows.reward) >= 2**31:
+        raise ValueError(
+            f"{dataset.source} has {len(dataset.rows.reward):,} rows, more than the 2,147,483,647 "
+            "that can be counted here: learn from a part of its episodes."
+        )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
 
@@ -167,30 +173,52 @@ def _streamed(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Adv
         jax.vmap(lambda number: draw(jnp.asarray(valid), config.seed, number, config.batch_size))
     )
 
-    def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
+    reader = concurrent.futures.ThreadPoolExecutor(1, "rows")
+    ahead: dict[int, tuple[Array, Array, concurrent.futures.Future[_Few]]] = {}
+
+    def read(first: int) -> tuple[Array, Array, concurrent.futures.Future[_Few]]:
         index, learn_keys = draws(first + numbers)
-        samples = _gather(on_host, np.asarray(index), config)
+        return index, learn_keys, reader.submit(_read, on_host, np.asarray(index), config.num_steps)
+
+    def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
+        index, learn_keys, few = ahead.pop(first, None) or read(first)
+        if stop < config.last_step:
+            ahead[stop] = read(stop)  # drawn before the call: with more in flight, see `_calls`
+        samples = _gather(few.result(), index, config)
         data = sharding.replicate((samples, learn_keys), mesh)
         return compiled(train, data, np.int32(stop - first))
 
     return advance
 
 
-def _gather(rows: Transition, index: np.ndarray, config: Config) -> Sample:
-    """`ring.take` of rows `[N, 1, ...]` on the host: the same numbers from the same draws."""
-    flat = index.reshape(-1)
-    reach = flat[:, None] + np.arange(config.num_steps + 1)  # few rows of a large file
+class _Few(NamedTuple):
+    """Rows that are needed, of many."""
+
+    rows: Transition  # [M, 1, ...]
+    place: np.ndarray  # [R]: where among them each drawn row is
+
+
+def _read(rows: Transition, index: np.ndarray, num_steps: int) -> _Few:
+    """The rows of `[N, 1, ...]` that were drawn, with their successors; each is read once."""
+    reach = index.reshape(-1, 1) + np.arange(num_steps + 1)[None]
     reach = np.minimum(reach, len(rows.reward) - 1)
     needed, inverse = np.unique(reach, return_inverse=True)
-    some = jax.tree.map(lambda x: jnp.asarray(x[needed]), rows)
+    some = jax.tree.map(lambda x: x[needed], rows)
+    return _Few(some, inverse.reshape(reach.shape)[:, 0])
+
+
+def _gather(few: _Few, index: Array, config: Config) -> Sample:
+    """`ring.take` of a few rows: the same numbers from the same draws, `[K, B, ...]`."""
+    flat = index.reshape(-1)
+    some = jax.tree.map(jnp.asarray, few.rows)
     taken = ring.take(
-        ring.Ring(some, jnp.int32(0), jnp.int32(len(needed))),
-        jnp.asarray(inverse.reshape(reach.shape)[:, 0]),
+        ring.Ring(some, jnp.int32(0), jnp.int32(len(few.rows.reward))),
+        jnp.asarray(few.place),
         jnp.ones(flat.shape, jnp.float32),
         config.num_steps,
         config.discount,
     )
-    taken = taken._replace(index=jnp.asarray(flat))
+    taken = taken._replace(index=flat)
     return jax.tree.map(lambda x: x.reshape(*index.shape, *x.shape[1:]), taken)
 
 

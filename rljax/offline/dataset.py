@@ -6,7 +6,7 @@ told from a time limit, and what follows a step is the row behind it, never anot
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from rljax.types import Box, EnvSpec, Observation, Transition
 
+_PART = 2**18  # rows that are looked at at once
 _SMALL = 1e-12  # of a variance beside the square of the mean: rounding of what is constant
 
 
@@ -75,15 +76,15 @@ class Dataset:
         return make(self.spec, chosen, self.source)
 
 
-def make(spec: EnvSpec, episodes: Iterable[Episode], source: str = "") -> Dataset:
-    """Joins episodes to a dataset.
+def make(spec: EnvSpec, episodes: Iterable[Episode], source: str = "", first: int = 0) -> Dataset:
+    """Joins episodes to a dataset; messages count them from `first`.
 
     Raises:
         ValueError: there is none, or one is empty, or its lengths, shapes or numbers do not fit;
             the sentence names the episode.
     """
     parts = []
-    for number, episode in enumerate(episodes):
+    for number, episode in enumerate(episodes, first):
         try:
             parts.append(_rows(spec, episode))
         except ValueError as error:
@@ -91,11 +92,11 @@ def make(spec: EnvSpec, episodes: Iterable[Episode], source: str = "") -> Datase
     if not parts:
         raise ValueError(f"{source or 'the dataset'} has no episode.")
     names = set(parts[0].extras)
-    for number, part in enumerate(parts):
+    for number, part in enumerate(parts, first):
         if set(part.extras) != names:
             raise ValueError(
                 f"{source or 'the dataset'}: episode {number} has {sorted(part.extras)} beside "
-                f"its steps, and episode 0 has {sorted(names)}."
+                f"its steps, and episode {first} has {sorted(names)}."
             )
     rows = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     lengths = [len(part.reward) for part in parts]
@@ -121,8 +122,18 @@ def moments(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     features = dataset.rows.observation.features
     if not isinstance(features, np.ndarray) or features.dtype != np.float32:
         raise ValueError(f"{dataset.spec.name} shows no plain vectors to be normalized.")
-    seen = features[dataset.rows.valid].astype(np.float64)
-    mean, variance = seen.mean(axis=0), seen.var(axis=0)
+    valid = np.asarray(dataset.rows.valid)
+
+    def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Part by part: the rows may lie on disk, more than memory holds."""
+        total = np.zeros(features.shape[1:])
+        for at in range(0, len(valid), _PART):
+            part = slice(at, at + _PART)
+            total += function(features[part][valid[part]].astype(np.float64)).sum(axis=0)
+        return total / dataset.num_steps
+
+    mean = mean_of(lambda x: x)
+    variance = mean_of(lambda x: (x - mean[None]) ** 2)
     constant = variance <= _SMALL * np.maximum(mean**2, 1.0)
     return mean.astype(np.float32), np.where(constant, 1.0, variance).astype(np.float32)
 

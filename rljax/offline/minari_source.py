@@ -7,6 +7,7 @@ checked, not assumed: there are old files with T observations. `infos` are left,
 """
 
 import collections
+import contextlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from gymnasium import spaces as gym
 from rljax.envs import spaces
 from rljax.offline import dataset as datasets
 from rljax.offline import tables, writers
-from rljax.offline.dataset import Episode
+from rljax.offline.dataset import Dataset, Episode
 from rljax.offline.schema import OnFault, Reading
 from rljax.types import Box, Discrete, EnvSpec, Observation
 
@@ -54,26 +55,30 @@ def read(
         ImportError: h5py is not installed.
         ValueError: the file is absent or cut short, or an episode cannot be right.
     """
-    h5py = tables.optional("h5py")
-    path = data_file(folder)
     counts: collections.Counter[str] = collections.Counter()
-    try:
-        with h5py.File(path, "r") as file:
-            metadata = _metadata(path, file)
-            names = _episode_names(path, file, metadata)
-            layout = _layout(path, file, names, metadata, spec)
-            found = (_episode(path, file[name], layout, clip_actions, counts) for name in names)
-            if on_fault is OnFault.REFUSE:
-                made = datasets.make(layout.spec, found, str(folder))
-            else:
-                numbered = _kept(path, file, names, layout, clip_actions, counts)
-                made = datasets.make(layout.spec, numbered, str(folder))
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {path}.") from None
-    except tables.DAMAGED as error:
-        told = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is no HDF5 file, or is cut short: {told}") from None
+    with _opened_file(folder, spec, on_fault, clip_actions, counts) as (made_of, found):
+        made = datasets.make(made_of, found, str(folder))
     return Reading(made, {name: count for name, count in counts.items() if count}, {})
+
+
+def parts(
+    folder: str | os.PathLike[str], spec: EnvSpec | None = None, rows: int = 100_000
+) -> Iterator[Dataset]:
+    """As `read`, some episodes at a time: as many as have `rows` rows, or one that has more."""
+    with _opened_file(folder, spec, OnFault.REFUSE, False, collections.Counter()) as (
+        made_of,
+        found,
+    ):
+        some: list[Episode] = []
+        size = first = 0
+        for number, episode in enumerate(found):
+            some.append(episode)
+            size += len(episode.reward)
+            if size >= rows:
+                yield datasets.make(made_of, some, str(folder), first)
+                some, size, first = [], 0, number + 1
+        if some:
+            yield datasets.make(made_of, some, str(folder), first)
 
 
 def data_file(folder: str | os.PathLike[str]) -> pathlib.Path:
@@ -82,6 +87,33 @@ def data_file(folder: str | os.PathLike[str]) -> pathlib.Path:
     if path.is_dir():
         return path / FILE if (path / FILE).exists() else path / "data" / FILE
     return path
+
+
+@contextlib.contextmanager
+def _opened_file(
+    folder: str | os.PathLike[str],
+    spec: EnvSpec | None,
+    on_fault: OnFault,
+    clip: bool,
+    counts: collections.Counter[str],
+) -> Iterator[tuple[EnvSpec, Iterator[Episode]]]:
+    """The episodes of a file that is open for as long as the block; raises what `read` does."""
+    path = data_file(folder)
+    try:
+        with tables.optional("h5py").File(path, "r") as file:
+            metadata = _metadata(path, file)
+            names = _episode_names(path, file, metadata)
+            layout = _layout(path, file, names, metadata, spec)
+            if on_fault is OnFault.REFUSE:
+                found = (_episode(path, file[name], layout, clip, counts) for name in names)
+            else:
+                found = _kept(path, file, names, layout, clip, counts)
+            yield layout.spec, found
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}.") from None
+    except tables.DAMAGED as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no HDF5 file, or is cut short: {told}") from None
 
 
 def _metadata(path: pathlib.Path, file: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 folder with data/main_data.hdf5     Minari's
 folder with item_context.csv        a campaign of the Open Bandit Dataset
+folder with rows.json               `launch.convert`'s: rows stay on disk
 .parquet                            an event log (`rljax.offline.schema`)
 .jsonl .json .ndjson .dsjson        JSON lines: an event log, one of ReAgent, or Vowpal Wabbit's
                                     decision log (dsjson); also with .gz, .bz2 or .xz behind
@@ -12,11 +13,13 @@ import json
 import logging
 import os
 import pathlib
+from collections.abc import Iterator
 
 from rljax.offline import (
     d4rl_arrays,
     dsjson,
     event_log,
+    mapped,
     minari_source,
     open_bandit,
     reagent,
@@ -24,13 +27,15 @@ from rljax.offline import (
 )
 from rljax.offline.dataset import Dataset
 from rljax.offline.schema import Columns, Reading, Rules
+from rljax.replay import memory
 from rljax.types import EnvSpec
 
 _COMPRESSED = (".gz", ".bz2", ".xz")
+_BANDITS = ("open_bandit", "dsjson")
 _JSON = (".jsonl", ".json", ".ndjson", ".dsjson")
 _KNOWN = (
-    "a folder of Minari's (data/main_data.hdf5) or of Open Bandit (item_context.csv), .parquet, "
-    ".jsonl, .json, .dsjson, .npz, .hdf5 and .h5"
+    "a folder of Minari's (data/main_data.hdf5), of Open Bandit (item_context.csv) or of "
+    "launch.convert (rows.json), .parquet, .jsonl, .json, .dsjson, .npz, .hdf5 and .h5"
 )
 _COLUMNS, _RULES = Columns(), Rules()
 
@@ -82,7 +87,14 @@ def read(
     kind = _kind(path, columns)
     _check_options(path, kind, spec, time_limit, clip_actions)
     chosen = _RULES if rules is None else rules
+    if kind != "mapped":
+        _check_memory(path)
     match kind:
+        case "mapped":
+            made = mapped.read(path)
+            if spec not in (None, made.spec):
+                raise ValueError(f"{path} is of {made.spec}, not of {spec}.")
+            return Reading(made, {}, {})
         case "minari":
             on_fault = chosen.on_fault
             return minari_source.read(path, spec, on_fault, clip_actions=clip_actions)
@@ -101,8 +113,23 @@ def read(
     return event_log.read_jsonl(path, columns or _COLUMNS, chosen, spec)
 
 
+def parts(path: str | os.PathLike[str], spec: EnvSpec | None = None) -> Iterator[Dataset]:
+    """The dataset at a path: of Minari's layout in parts that fit into memory, else as one.
+
+    Raises ValueError as `open` does; the spec of a bandit's log is its own.
+    """
+    path = pathlib.Path(path)
+    kind = _kind(path, None) if path.exists() else ""
+    if kind == "minari":
+        yield from minari_source.parts(path, spec)
+    else:
+        yield open(path, None if kind in _BANDITS else spec)
+
+
 def _kind(path: pathlib.Path, columns: Columns | None) -> str:
     if path.is_dir():
+        if (path / mapped.FILE).exists():
+            return "mapped"
         if minari_source.data_file(path).exists():
             return "minari"
         if (path / open_bandit.ITEMS).exists():
@@ -143,11 +170,23 @@ def _kind_of_json(path: pathlib.Path) -> str:
     return "reagent" if reagent.MARKS <= keys else "log"
 
 
+def _check_memory(path: pathlib.Path) -> None:
+    """Before a file is read that would fill all memory: its bytes, which may be packed tighter."""
+    files = [path] if path.is_file() else list(path.rglob("*.hdf5"))
+    size, free = sum(file.stat().st_size for file in files), memory.of_host()
+    if free is not None and size > free:
+        raise ValueError(
+            f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free: "
+            f"`python -m launch.convert --dataset={path} --out=FOLDER` makes of it what is read "
+            "from disk; of Minari's layout whole, of other formats in files that fit."
+        )
+
+
 def _check_options(
     path: pathlib.Path, kind: str, spec: EnvSpec | None, time_limit: int | None, clip_actions: bool
 ) -> None:
     """Nothing that is asked for is silently ignored."""
-    if spec is not None and kind in ("open_bandit", "dsjson"):
+    if spec is not None and kind in _BANDITS:
         raise ValueError(f"{path} is a bandit's log, which has no environment: give no spec.")
     if time_limit is not None and kind not in ("arrays", "reagent"):
         raise ValueError(f"time_limit is for flat arrays and ReAgent's logs, not for {path}.")

@@ -36,12 +36,17 @@ def available(device: Any) -> int | None:  # Any: JAX has no public name for its
     For the CPU that is what the host, or the container, has left.
     """
     if device.platform == "cpu":
-        left = [_host_bytes(), _container_bytes()]
-        return min((number for number in left if number is not None), default=None)
+        return of_host()
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         return None
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def of_host() -> int | None:
+    """Bytes that this process could take of the host's memory, or the container's."""
+    left = [_host_bytes(), _container_bytes()]
+    return min((number for number in left if number is not None), default=None)
 
 
 def check(capacity: int, bytes_per_row: int, free: int | None, copies: int = 1) -> None:

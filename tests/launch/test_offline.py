@@ -178,3 +178,29 @@ def test_a_dataset_of_something_else_is_refused(data, tmp_path):
     flags = ("--agent=bc", f"--dataset={data}", "--env=Pendulum-v1", *SMALL)
     refused(run("train", f"--workdir={tmp_path}/run", *flags), "random")
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_on_disk_are_learned_from_as_the_files_that_they_come_from(
+    data, arguments, straight, tmp_path
+):
+    out = tmp_path / "rows"
+    answer = run("convert", f"--dataset={data / '*.parquet'}", f"--out={out}")
+    assert answer.returncode == 0, answer.stderr
+    assert "40 episodes" in answer.stdout
+    again = run("convert", f"--dataset={data}", f"--out={out}")
+    refused(again, f"{out} exists already: choose a new folder.")
+    jax.tree.map(np.testing.assert_array_equal, sources.open(out).rows, sources.open(data).rows)
+    workdir = tmp_path / "run"
+    others = [argument for argument in arguments if "--dataset" not in argument]
+    answer = run("train", f"--workdir={workdir}", *others, f"--dataset={out}")
+    assert answer.returncode == 0, answer.stderr
+    hashes = [json.loads((x / "dataset.json").read_text())["sha256"] for x in (workdir, straight)]
+    assert hashes[0] == hashes[1]
+    one, two = (trained.load(x).policy for x in (workdir, straight))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_what_cannot_be_converted_is_one_sentence(tmp_path):
+    refused(run("convert", "--dataset=nowhere", f"--out={tmp_path / 'x'}"), "no dataset at nowhere")
+    refused(run("convert", f"--out={tmp_path / 'x'}"), "--dataset is missing; see --help.")
+    assert not list(tmp_path.iterdir())

@@ -59,6 +59,17 @@ def test_the_best_episodes_keep_their_order():
             dataset.top(data, share)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_moments_do_not_depend_on_the_parts_that_are_looked_at(monkeypatch, rows):
+    drawn = np.random.default_rng(0).normal(3, 2, (8, 2)).astype(np.float32)
+    parts = [episode(steps=7, observation=Observation(drawn + shift)) for shift in (0, 1)]
+    monkeypatch.setattr(dataset, "_PART", rows)
+    mean, variance = dataset.moments(dataset.make(SPEC, parts))
+    seen = np.concatenate([drawn[:-1], drawn[:-1] + 1]).astype(np.float64)
+    np.testing.assert_allclose(mean, seen.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(variance, seen.var(axis=0), rtol=1e-5)
+
+
 def test_moments_leave_final_observations_out():
     mean, variance = dataset.moments(dataset.make(SPEC, [episode(0, 2), episode(1000, 1)]))
     np.testing.assert_allclose(mean, [1001 / 3] * 2, rtol=1e-6)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from rljax.offline import dataset, event_log, minari_source, schema, sources, writers
+from rljax.offline import dataset, event_log, mapped, minari_source, schema, sources, writers
 from rljax.offline.dataset import Episode
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 
@@ -105,6 +105,22 @@ def test_parquet_reads_back_equal(tmp_path, kind):
     assert_equal(read, made)
     assert counts == {"rows": 14}
     assert policies == {"v3": 10}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mapped_rows_read_back_equal_however_they_were_parted(tmp_path, kind):
+    made = make(kind)
+    with mapped.writing(tmp_path / "rows") as append:
+        append(made.select([0, 1]))
+        append(made.select([2]))
+        append(made.select([3]))
+    assert_equal(sources.open(tmp_path / "rows"), made)
+    pytest.importorskip("h5py", reason="needs the extra offline")
+    writers.write_minari(made, tmp_path / "task")
+    parts = list(minari_source.parts(tmp_path / "task", rows=4))
+    assert [part.num_episodes for part in parts] == [2, 1, 1]  # 3 + 1, 4, 2 steps
+    for number, part in enumerate(([0, 1], [2], [3])):
+        assert_equal(parts[number], made.select(part))
 
 
 @pytest.mark.parametrize(

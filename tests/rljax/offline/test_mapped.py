@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+
+from rljax.offline import dataset, mapped, sources
+from rljax.offline.dataset import Episode
+from rljax.types import Box, Discrete, EnvSpec, Observation
+
+SPEC = EnvSpec("Task-v0", (2,), "float32", Discrete(3))
+
+
+def make(lengths=(2, 3), spec=SPEC, **extras):
+    episodes = [
+        Episode(
+            Observation(np.arange(2 * (steps + 1), dtype=np.float32).reshape(-1, 2)),
+            np.zeros((steps, *spec.action.shape), spec.action.dtype),
+            np.arange(steps, dtype=np.float32),
+            True,
+            {name: np.full(steps, number, np.float32) for name, number in extras.items()},
+        )
+        for steps in lengths
+    ]
+    return dataset.make(spec, episodes, "part")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with mapped.writing(tmp_path / "rows") as append:
+        append(make())
+    return tmp_path / "rows"
+
+
+def test_rows_stay_on_disk(folder):
+    read = mapped.read(folder)
+    features = read.rows.observation.features
+    assert isinstance(features.base, np.memmap)
+    assert not features.flags.writeable
+    assert read.num_steps == 5
+    assert read.source == str(folder)
+
+
+def test_what_was_interrupted_leaves_nothing(tmp_path):
+    def interrupted():
+        with mapped.writing(tmp_path / "rows") as append:
+            append(make())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (make(spec=EnvSpec("Task-v0", (2,), "float32", Discrete(4))), "num_actions: 3 -> 4"),
+        (make(spec=EnvSpec("Task-v0", (2,), "float32", Box((0.0,), (1.0,)))), "something else"),
+        (make(log_prob=0.5), "before it came observation.features, action, reward"),
+    ],
+)
+def test_a_part_of_something_else_is_told_and_nothing_is_left(tmp_path, part, words):
+    def joined():
+        with mapped.writing(tmp_path / "rows") as append:
+            append(make())
+            append(part)
+
+    with pytest.raises(ValueError, match=words):
+        joined()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_part_and_an_old_folder_are_told(tmp_path, folder):
+    with pytest.raises(ValueError, match="there is no episode to write"):
+        with mapped.writing(tmp_path / "none"):
+            pass
+    with pytest.raises(ValueError, match="rows exists already: choose a new folder"):
+        with mapped.writing(folder):
+            pass
+
+
+def cut_short(folder):
+    path = folder / "0.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def without_an_array(folder):
+    (folder / "2.bin").unlink()
+
+
+def of_another_version(folder):
+    told = json.loads((folder / mapped.FILE).read_text())
+    (folder / mapped.FILE).write_text(json.dumps({**told, "version": 2}))
+
+
+def with_other_starts(folder):
+    np.array([0, 3], np.int64).tofile(folder / "starts.bin")
+
+
+def no_json(folder):
+    (folder / mapped.FILE).write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_short, "0.bin has 55 bytes in place of 56"),
+        (without_an_array, "2.bin"),
+        (of_another_version, "its version is 2, and this reader knows 1"),
+        (with_other_starts, "starts.bin does not fit"),
+        (no_json, "rows is damaged"),
+    ],
+)
+def test_damage_is_told(folder, damage, words):
+    damage(folder)
+    with pytest.raises(ValueError, match=words) as error:
+        sources.open(folder)
+    assert "convert its source again" in str(error.value)
+
+
+def test_another_spec_is_refused(folder):
+    with pytest.raises(ValueError, match=r"is of EnvSpec.*not of"):
+        sources.open(folder, EnvSpec("other", (3,), "float32", Discrete(3)))
+
+
+def test_what_fills_the_memory_is_refused_with_what_to_do(tmp_path, monkeypatch, write_jsonl):
+    path = write_jsonl([{"state": [1.0], "action": 0, "reward": 1.0, "terminated": True}])
+    assert sources.open(path).num_steps == 1
+    monkeypatch.setattr(sources.memory, "of_host", lambda: 10)
+    with pytest.raises(ValueError, match=r"0.0 GB of memory are free: .*launch.convert --dataset="):
+        sources.open(path)
