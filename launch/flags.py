@@ -235,7 +235,8 @@ def _check_source(values: Any, config: Any) -> None:
             f"--agent={values.agent} learns by acting, not from a --dataset: give an --env, or "
             "another --agent, such as iql or cql."
         )
-    if values.dataset and not values.env and values["eval_episodes"].present:
+    plays = values["eval_episodes"].present and values.eval_episodes
+    if values.dataset and not values.env and plays:
         raise UsageError("--eval_episodes needs an --env to play them in.")
     if not values.dataset and not values.env:
         known = ", ".join(presets.load(values.agent))

@@ -212,3 +212,11 @@ def test_runs_of_different_seeds_share_no_environment():
         mine = set(range(source.seed, source.seed + source.num_envs))
         assert not mine & seeds
         seeds |= mine
+
+
+def test_without_an_env_a_dataset_is_learned_from_and_nothing_is_played():
+    command = ["train", "--agent=bc", "--dataset=log.jsonl", "--preset=none", "--workdir=run"]
+    assert flags.experiment(command).eval_episodes == 0
+    assert flags.experiment([*command, "--eval_episodes=0"]).eval_episodes == 0
+    with pytest.raises(UsageError, match="--eval_episodes needs an --env to play them in"):
+        flags.experiment([*command, "--eval_episodes=3"])
