@@ -201,7 +201,11 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
 
 
 def _decode_union(hint: Any, value: Any, path: str) -> Any:
-    for member in typing.get_args(hint):
+    members = typing.get_args(hint)
+    objects = [member for member in members if dataclasses.is_dataclass(member)]
+    if isinstance(value, Mapping) and len(objects) == 1:
+        return _decode(objects[0], value, path)  # which says what is wrong within
+    for member in members:
         try:
             return _decode(member, value, path)
         except UsageError:

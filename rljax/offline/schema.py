@@ -25,10 +25,9 @@ State, action and reward must be there. No text, boolean or null is ever taken f
 import collections
 import dataclasses
 import enum
-import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +88,22 @@ class Rules:
     sort: bool = False  # by id and step (or time); else rows of one id must come in order
     session_gap: float | None = None  # seconds: a longer pause within one id starts an episode
     unfinished: Unfinished = Unfinished.REFUSE
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A dataset and how it is read, as a YAML file beside it may say; `sources.read` has the rest.
+
+    path: clicks.jsonl
+    columns: {state: [age, income], reward: clicked}
+    rules: {session_gap: 1800, unfinished: truncated}
+    """
+
+    path: str  # from the folder of the YAML file
+    columns: Columns | None = None
+    rules: Rules | None = None
+    time_limit: int | None = None
+    clip_actions: bool = False
 
 
 class Found(NamedTuple):
@@ -153,31 +168,19 @@ class Faults:
         (self.alone if alone else self.spoiled)[bad] = True
 
 
-def load_columns(source: Mapping[str, Any] | str | os.PathLike[str]) -> Columns:
-    """The names in a dict, or in a YAML or JSON file that holds one.
+def load(path: str | os.PathLike[str]) -> Description:
+    """What a YAML file says of a dataset. Raises ValueError, which names file and field."""
+    import yaml  # what ml_collections needs anyway
 
-    Raises:
-        ValueError: the file holds no such thing, or a field is unknown or of the wrong type.
-    """
-    if isinstance(source, Mapping):
-        return configs.from_json(Columns, source)
-    path = pathlib.Path(source)
+    path = pathlib.Path(path)
     try:
-        if path.suffix in (".yaml", ".yml"):
-            import yaml  # what ml_collections needs anyway
-
-            try:
-                names = yaml.safe_load(path.read_text())
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from None
-        else:
-            names = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as names of columns: {told}.") from None
-    if not isinstance(names, dict):
-        raise ValueError(f"{path} must hold names of columns, such as 'reward: clicks'.")
-    return configs.from_json(Columns, names)
+        told = yaml.safe_load(path.read_text())
+        if not isinstance(told, dict):
+            raise ValueError("it must hold fields, the first of them 'path: FILE'")
+        return configs.from_json(Description, told)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        words = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} does not describe a dataset: {words}.") from None
 
 
 def column(table: Table, columns: Columns, field: str, *, required: bool = False) -> Any:

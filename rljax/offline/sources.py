@@ -7,6 +7,7 @@ folder with rows.json               `launch.convert`'s: rows stay on disk
 .jsonl .json .ndjson .dsjson        JSON lines: an event log, one of ReAgent, or Vowpal Wabbit's
                                     decision log (dsjson); also with .gz, .bz2 or .xz behind
 .npz .hdf5 .h5                      flat arrays as D4RL's, or rollouts; HDF5 may be Minari's
+.yaml .yml                          names one of these, and how it is read (`schema.Description`)
 """
 
 import json
@@ -23,6 +24,7 @@ from rljax.offline import (
     minari_source,
     open_bandit,
     reagent,
+    schema,
     tables,
 )
 from rljax.offline.dataset import Dataset
@@ -30,12 +32,14 @@ from rljax.offline.schema import Columns, Reading, Rules
 from rljax.replay import memory
 from rljax.types import EnvSpec
 
+_YAML = (".yaml", ".yml")
 _COMPRESSED = (".gz", ".bz2", ".xz")
 _BANDITS = ("open_bandit", "dsjson")
 _JSON = (".jsonl", ".json", ".ndjson", ".dsjson")
 _KNOWN = (
     "a folder of Minari's (data/main_data.hdf5), of Open Bandit (item_context.csv) or of "
-    "launch.convert (rows.json), .parquet, .jsonl, .json, .dsjson, .npz, .hdf5 and .h5"
+    "launch.convert (rows.json), .parquet, .jsonl, .json, .dsjson, .npz, .hdf5 and .h5; and .yaml, "
+    "which says how one of them is read"
 )
 _COLUMNS, _RULES = Columns(), Rules()
 
@@ -84,6 +88,20 @@ def read(
     path = pathlib.Path(path)
     if not path.exists():
         raise ValueError(f"There is no dataset at {path}; known formats: {_KNOWN}.")
+    if path.suffix in _YAML:
+        if (columns, rules, time_limit, clip_actions) != (None, None, None, False):
+            raise ValueError(f"{path} says how its dataset is read: say nothing beside it.")
+        told = schema.load(path)
+        if pathlib.PurePath(told.path).suffix in _YAML:
+            raise ValueError(f"{path} must name data, and {told.path} is another description.")
+        return read(
+            path.parent / told.path,
+            spec,
+            told.columns,
+            told.rules,
+            time_limit=told.time_limit,
+            clip_actions=told.clip_actions,
+        )
     kind = _kind(path, columns)
     _check_options(path, kind, spec, time_limit, clip_actions)
     chosen = _RULES if rules is None else rules
@@ -119,7 +137,7 @@ def parts(path: str | os.PathLike[str], spec: EnvSpec | None = None) -> Iterator
     Raises ValueError as `open` does; the spec of a bandit's log is its own.
     """
     path = pathlib.Path(path)
-    kind = _kind(path, None) if path.exists() else ""
+    kind = _kind(path, None) if path.exists() and path.suffix not in _YAML else ""
     if kind == "minari":
         yield from minari_source.parts(path, spec)
     else:

@@ -1,42 +1,46 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from rljax.offline import schema
-from rljax.offline.schema import Columns, Faults, OnFault
+from rljax.offline.schema import Columns, Description, Faults, OnFault, Rules, Unfinished
 
 
-def test_names_of_columns_come_from_a_dict_yaml_or_json(tmp_path):
-    expected = Columns(reward="clicks", state=("age", "price"), time=None)
-    names = {"reward": "clicks", "state": ["age", "price"], "time": None}
-    (tmp_path / "c.json").write_text(json.dumps(names))
-    (tmp_path / "c.yaml").write_text("reward: clicks\nstate: [age, price]\ntime: null\n")
-    assert schema.load_columns(names) == expected
-    assert schema.load_columns(tmp_path / "c.json") == expected
-    assert schema.load_columns(tmp_path / "c.yaml") == expected
+def test_a_yaml_file_says_how_a_dataset_is_read(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "path: log.jsonl\ncolumns: {reward: clicks, state: [age, price], time: null}\n"
+        "rules: {unfinished: truncated, session_gap: 1800}\n"
+    )
+    told = schema.load(tmp_path / "c.yaml")
+    assert told == Description(
+        "log.jsonl",
+        Columns(reward="clicks", state=("age", "price"), time=None),
+        Rules(unfinished=Unfinished.TRUNCATED, session_gap=1800.0),
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("rewrad: clicks\n", "rewrad is no known field; did you mean reward"),
-        ("reward: 3\n", "reward should be a string, got 3"),
-        ("- reward\n", "must hold names of columns"),
-        ("reward: [\n", "cannot be read as names of columns"),
+        ("path: x\ncolumns: {rewrad: clicks}\n", "columns.rewrad is no known field; did you mean reward"),
+        ("path: x\ncolumns: {reward: 3}\n", "columns.reward should be a string, got 3"),
+        ("path: x\nrules: {unfinished: maybe}\n", "rules.unfinished should be"),
+        ("columns: {reward: x}\n", "path is missing"),
+        ("- path\n", "must hold fields"),
+        ("path: [\n", "does not describe a dataset"),
     ],
 )
-def test_wrong_names_are_told_in_a_sentence(tmp_path, text, told):
+def test_a_wrong_description_is_told_in_a_sentence(tmp_path, text, told):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=told) as caught:
-        schema.load_columns(tmp_path / "c.yaml")
+        schema.load(tmp_path / "c.yaml")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_names_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.yaml cannot be read"):
-        schema.load_columns(tmp_path / "none.yaml")
+def test_a_description_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml does not describe a dataset"):
+        schema.load(tmp_path / "none.yaml")
 
 
 def test_columns_cannot_be_changed():

@@ -135,3 +135,21 @@ def test_readers_import_nothing_optional():
             & names.keys()
             & {name for name, x in names.items() if isinstance(x, type(sys))}
         )
+
+
+def test_a_description_names_columns_and_rules_of_a_file_beside_it(write_jsonl, tmp_path):
+    rows = [{"episode_id": 1, "x": [1.0], "a": n % 2, "clicks": n} for n in range(3)]
+    write_jsonl(rows, "log.jsonl")
+    description = tmp_path / "log.yaml"
+    description.write_text(
+        "path: log.jsonl\ncolumns: {state: x, action: a, reward: clicks}\n"
+        "rules: {unfinished: truncated}\n"
+    )
+    made = sources.open(description)
+    np.testing.assert_array_equal(made.rows.reward[:2], [0, 1])
+    assert [part.num_steps for part in sources.parts(description)] == [made.num_steps]
+    with pytest.raises(ValueError, match="say nothing beside it"):
+        sources.open(description, rules=Rules())
+    description.write_text("path: log.yaml\n")
+    with pytest.raises(ValueError, match="must name data"):
+        sources.open(description)
