@@ -14,4 +14,5 @@ AGENTS = {  # name on the command line -> module; resolved lazily by rljax.regis
     "cql_discrete": "agents.cql_discrete",
     "td3_bc": "agents.td3_bc",
     "rebrac": "agents.rebrac",
+    "dagger": "agents.dagger",
 }
