@@ -223,17 +223,23 @@ def _check_sizes(lesson: Lesson, config: Config) -> None:
             f"choose a multiple of {devices}, or set --num_devices."
         )
     ours, theirs = lesson.spec, lesson.expert.spec
-    for what in ("parts", "action", "has_mask"):
-        here, there = getattr(ours, what), getattr(theirs, what)
+    for what, here, there in zip(_SPACES, _spaces(ours), _spaces(theirs), strict=True):
         if here != there:
             raise ValueError(
-                f"the expert cannot say what to do in {ours.name}: it knows {theirs.name}, whose "
-                f"{_WORDS[what]} {there}, not {here}; give one of the same task."
+                f"the expert cannot say what to do in {ours.name}: the {what} of {theirs.name}, "
+                f"which it knows, are {there}, not {here}; give an expert of the same task."
             )
     rollout.resolve(lesson.env, config.collector)
 
 
-_WORDS = {"parts": "observations are", "action": "actions are", "has_mask": "masks are given:"}
+_SPACES = ("observations", "masks", "actions")
+
+
+def _spaces(spec: EnvSpec) -> tuple[str, str, str]:
+    """What must be alike, in words."""
+    names = {part: f"{part.name} " if spec.named_parts else "" for part in spec.parts}
+    seen = ", ".join(f"{name}{part.dtype} {part.shape}" for part, name in names.items())
+    return seen, "given" if spec.has_mask else "none", str(spec.action)
 
 
 def _like(share: Bool[Array, " B"], x: Array) -> Array:
