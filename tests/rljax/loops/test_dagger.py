@@ -255,7 +255,7 @@ def test_simulators_on_the_host_are_taught_too():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"observation_shape": (3,)}, r"observations .* float32 \(3,\), not .* float32 \(4,\)"),
+        ({"observation_shape": (3,)}, r"observations .* are float32 \(3,\), not float32 \(4,\)"),
         ({"action": Discrete(3)}, r"actions .*Discrete.*3.*, not Discrete.*2"),
         ({"has_mask": True}, "masks .* are given, not none"),
     ],
