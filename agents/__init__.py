@@ -13,4 +13,6 @@ AGENTS = {  # name on the command line -> module; resolved lazily by rljax.regis
     "cql": "agents.cql",
     "cql_discrete": "agents.cql_discrete",
     "td3_bc": "agents.td3_bc",
+    "rebrac": "agents.rebrac",
+    "dagger": "agents.dagger",
 }

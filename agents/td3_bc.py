@@ -11,6 +11,7 @@ greedy, of which offline learning has no use, are Gaussian, so that their densit
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -144,32 +145,76 @@ def loop(config: Config) -> offline.Config:
     )
 
 
-def make(config: Config, spec: EnvSpec) -> Agent:
-    """Binds networks and optimizer; every function it returns is pure.
+class Networks(NamedTuple):
+    """A policy that chooses one action, and its critics; made by `networks`.
 
-    Raises ValueError for anything but a box with bounds, for a torso that cannot look at what the
-    environment shows, and for the normalization of nothing but pixels.
+    Functions of parameters and normalized observations; actions in [-1, 1].
+    """
+
+    init: Callable[[PRNGKeyArray], Params]
+    choice: Callable[[Any, Observation], Array]  # actor -> [*batch, A]
+    q: Callable[[Any, Observation, Array], Array]  # critics, and an action -> [E, *batch]
+    act: Callable[..., tuple[tuple[()], Array, dict[str, Array]]]  # of `Agent`
+
+
+def networks(agent: str, config: Any, spec: EnvSpec, *, layer_norm: bool = False) -> Networks:
+    """Networks as the config of `agent` has them; `layer_norm` is of the critics' hidden layers.
+
+    Raises what `make` raises.
     """
     action_spec = spec.action
     if not isinstance(action_spec, Box) or not action_spec.bounded:
         raise ValueError(
-            f"td3_bc takes a box of actions with bounds, which {spec.name} does not have: "
+            f"{agent} takes a box of actions with bounds, which {spec.name} does not have: "
             "use --agent=iql or --agent=bc."
         )
     size = len(action_spec.low)
     torso = torsos.make(config.torso, spec, config.hidden_sizes, config.activation)
     network = nn.Sequential([torso, LinearHead(size, _HEAD_GAIN)])
     vector = not (spec.named_parts or torsos.has_pixels(spec))
-    hidden = MLP(config.hidden_sizes, config.activation)
+    hidden = MLP(config.hidden_sizes, config.activation, layer_norm)
     critic = BoxCritic(None if vector else torso.copy(), hidden)
+
+    def init(key: PRNGKeyArray) -> Params:
+        actor_key, critic_key = jax.random.split(key)
+        example = spec.example().features
+        critics = ensemble.init(critic, NUM_CRITICS, critic_key, example, jnp.zeros(size))
+        return Params(network.init(actor_key, example), critics)
+
+    def choice(params: Any, observation: Observation) -> Float[Array, "*batch A"]:
+        return jnp.tanh(jnp.asarray(network.apply(params, observation.features)))
+
+    def q(critics: Any, observation: Observation, unit: Array) -> Array:
+        return ensemble.apply(critic, critics, observation.features, unit)
+
+    def act(
+        policy: Policy, carry: tuple[()], observation: Observation, key: PRNGKeyArray, greedy: bool
+    ) -> tuple[tuple[()], Array, dict[str, Array]]:
+        observation = rows.normalized(observation, policy.observation, config.observation_clip)
+        mean = choice(policy.params.actor, observation)
+        log_std = jnp.full(mean.shape, jnp.log(config.exploration_noise))
+        chosen_by = box_policies.stretched(distributions.Normal(mean, log_std), action_spec)
+        action, extras = policies.decide(chosen_by, key, greedy=greedy)
+        unit = jnp.clip(box_policies.to_unit(action, action_spec), -1.0, 1.0)
+        worth = jnp.min(q(policy.params.critic, observation, unit), axis=0)
+        return carry, action, {**extras, "value": worth}
+
+    return Networks(init, choice, q, act)
+
+
+def make(config: Config, spec: EnvSpec) -> Agent:
+    """Binds networks and optimizer; every function it returns is pure.
+
+    Raises ValueError for anything but a box with bounds, for a torso that cannot look at what the
+    environment shows, and for the normalization of nothing but pixels.
+    """
+    nets = networks("td3_bc", config, spec)
+    action_spec: Any = spec.action  # `networks` saw to it that it is a box
     unknown = normalizers.init_observation(spec) if config.normalize_observation else None
     optimizer = optax.scale_by_adam(eps=config.adam_epsilon)
 
     def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key = jax.random.split(key)
-        example = spec.example().features
-        critics = ensemble.init(critic, NUM_CRITICS, critic_key, example, jnp.zeros(size))
-        params = Params(network.init(actor_key, example), critics)
+        params = nets.init(key)
         schedules = [getattr(config, name) for name in Schedules._fields]
         return TrainState(
             params,
@@ -185,36 +230,17 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         del batch
         return ()
 
-    def choice(params: Any, observation: Observation) -> Float[Array, "*batch A"]:
-        """The policy's action in [-1, 1], at normalized observations."""
-        return jnp.tanh(jnp.asarray(network.apply(params, observation.features)))
-
-    def q_of(critics: Any, observation: Observation, unit: Array) -> Array:
-        return ensemble.apply(critic, critics, observation.features, unit)
-
-    def act(
-        policy: Policy, carry: tuple[()], observation: Observation, key: PRNGKeyArray, greedy: bool
-    ) -> tuple[tuple[()], Array, dict[str, Array]]:
-        observation = rows.normalized(observation, policy.observation, config.observation_clip)
-        mean = choice(policy.params.actor, observation)
-        log_std = jnp.full(mean.shape, jnp.log(config.exploration_noise))
-        chosen_by = box_policies.stretched(distributions.Normal(mean, log_std), action_spec)
-        action, extras = policies.decide(chosen_by, key, greedy=greedy)
-        unit = jnp.clip(box_policies.to_unit(action, action_spec), -1.0, 1.0)
-        q = jnp.min(q_of(policy.params.critic, observation, unit), axis=0)
-        return carry, action, {**extras, "value": q}
-
     def learn_critics(
         state: TrainState, batch: Sample, action: Array, share: Array, key: PRNGKeyArray
     ) -> tuple[Any, optax.OptState, Metrics]:
         """Critics after a step towards what the smoothed target policy is worth."""
-        unit = choice(state.target.actor, batch.next_observation)
+        unit = nets.choice(state.target.actor, batch.next_observation)
         noise = device_rows.normal(key, unit.shape)
         unit = smoothed(unit, noise, config.target_noise, config.target_noise_clip)
-        ahead = jnp.min(q_of(state.target.critic, batch.next_observation, unit), axis=0)
+        ahead = jnp.min(nets.q(state.target.critic, batch.next_observation, unit), axis=0)
 
         def loss(critics: Any) -> tuple[Array, Metrics]:
-            q = q_of(critics, batch.observation, action)
+            q = nets.q(critics, batch.observation, action)
             error = jnp.sum(share * critic_loss(q, batch.reward, batch.discount, ahead))
             return error, {"loss/critic": error, "value/mean": jnp.sum(share * jnp.min(q, axis=0))}
 
@@ -226,11 +252,11 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def learn_actor(state: TrainState, batch: Sample, action: Array, share: Array) -> TrainState:
         """The state after a step of the policy, by the critics as they now are, and of targets."""
-        first = jax.tree.map(lambda x: x[0], state.params.critic)
+        first = jax.tree.map(lambda x: x[:1], state.params.critic)
 
         def loss(actor: Any) -> tuple[Array, Metrics]:
-            unit = choice(actor, batch.observation)
-            q = jnp.asarray(critic.apply(first, batch.observation.features, unit))
+            unit = nets.choice(actor, batch.observation)
+            q = nets.q(first, batch.observation, unit)[0]
             scale = value_scale(q, share, state.schedules.value_weight)
             error = jnp.sum(share * actor_loss(q, unit, action, scale))
             cloned = jnp.sum(share * jnp.mean((unit - action) ** 2, axis=-1))
@@ -265,7 +291,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         )
         return state, {**metrics, **state.measured}
 
-    return Agent(spec, init, initial_carry, act, update)
+    return Agent(spec, init, initial_carry, nets.act, update)
 
 
 def _descended(params: Any, steps: Any, rate: Array) -> Any:

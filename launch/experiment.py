@@ -96,6 +96,7 @@ class Experiment:
     vary: Vary = ()  # every combination of the values runs with every seed
     keep_checkpoints: int = 2  # the last ones, besides the best
     dataset: str = ""  # what it learns from, in place of `source`; "": it collects for itself
+    expert: str = ""  # workdir of the policy that it asks; "": it asks nobody
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -186,6 +187,7 @@ def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
         **({"staleness": staleness} if staleness else {}),
         # Absent, as in older files, is the same as none, or as one run.
         **({"dataset": stored["dataset"]} if stored.get("dataset") else {}),
+        **({"expert": stored["expert"]} if stored.get("expert") else {}),
         **({"num_seeds": stored["num_seeds"]} if stored.get("num_seeds", 1) > 1 else {}),
         **({"vary": dict(stored["vary"])} if stored.get("vary") else {}),
     }

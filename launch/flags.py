@@ -64,6 +64,7 @@ def _define(name: str, hint: Any, default: Any, comment: str, minimum: int | Non
 _define("agent", str, "ppo", "The algorithm; its fields are the flags --config.<field>.")
 _define("env", str, None, "CartPole-v1, envpool:Pong-v5, gymnasium:Ant-v5, rljax:cartpole, ...")
 _define("dataset", str, None, "What bc, iql, cql, ... learn from; --env is then evaluated in.")
+_define("expert", str, None, "Workdir of the policy that dagger asks what it would have done.")
 _define("env_options", str, None, 'As JSON: {"max_episode_steps": 200}; default: of the preset.')
 _define("preset", str, None, "Tuned config to start from; default: that of --env; none: no preset.")
 _define("seed", int, 0, "Of parameters, environments and actions.", 0)
@@ -219,11 +220,13 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
         vary=graph.vary(values.vary),
         keep_checkpoints=values.keep_checkpoints,
         dataset=os.path.expanduser(values.dataset or ""),
+        expert=os.path.expanduser(values.expert or ""),
     )
 
 
 def _check_source(values: Any, config: Any) -> None:
     """Raises UsageError unless the run has what its agent learns from: a task, or a dataset."""
+    _check_expert(values, config)
     learns_offline = hasattr(config, "total_updates")
     if learns_offline and not values.dataset:
         raise UsageError(
@@ -241,6 +244,18 @@ def _check_source(values: Any, config: Any) -> None:
     if not values.dataset and not values.env:
         known = ", ".join(presets.load(values.agent))
         raise UsageError(f"--env is missing; there are presets for {known}, but any task will do.")
+
+
+def _check_expert(values: Any, config: Any) -> None:
+    """Raises UsageError unless there is an expert where, and only where, the agent asks one."""
+    asks = hasattr(config, "beta_schedule")
+    if asks and not values.expert:
+        raise UsageError(
+            f"--expert is missing: {values.agent} asks a trained policy what it would have done; "
+            "give the workdir that it was trained in."
+        )
+    if values.expert and not asks:
+        raise UsageError(f"--agent={values.agent} asks no --expert: leave it out, or use dagger.")
 
 
 def _starting_config(values: Any) -> tuple[Any, str]:

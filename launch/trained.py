@@ -14,7 +14,7 @@ from rljax import checkpoint, registry, rollout, sharding, sources
 from rljax.agent import Agent
 from rljax.config import UsageError
 from rljax.envs.base import HostEnv, JaxEnv
-from rljax.loops import LOOPS, actor_learner, in_graph, offline, on_policy
+from rljax.loops import LOOPS, actor_learner, dagger, in_graph, offline, on_policy
 from rljax.offline.dataset import Dataset
 
 EVAL_ENVS = 16  # environments that an evaluation plays in at once
@@ -25,7 +25,7 @@ class Run(NamedTuple):
     """The parts of a run, joined: hand them to the loop of `loop_config`."""
 
     agent: Agent
-    source: HostEnv | JaxEnv | sources.Pools | Dataset
+    source: HostEnv | JaxEnv | sources.Pools | Dataset | dagger.Lesson
     loop_config: Any
 
 
@@ -75,16 +75,29 @@ def loop_of(experiment: Experiment) -> Any:
     return inner if alone else actors.loop(experiment, inner)
 
 
-def _open(experiment: Experiment, loop_config: Any) -> HostEnv | JaxEnv | sources.Pools | Dataset:
+def _open(
+    experiment: Experiment, loop_config: Any
+) -> HostEnv | JaxEnv | sources.Pools | Dataset | dagger.Lesson:
     """This process's environments, as the loop wants them; or the dataset."""
     if isinstance(loop_config, offline.Config):
         return data.open(experiment)
     source = own(experiment.source)
+    if isinstance(loop_config, dagger.Config):
+        return dagger.Lesson(sources.open(source), *_expert(experiment))
     if not isinstance(loop_config, actor_learner.Config):
         return sources.open(source)
     elsewhere = experiment.actors.kind is ActorKind.RAY
     make = sources.describe_pools if elsewhere else sources.open_pools
     return make(source, loop_config.num_actors)
+
+
+def _expert(experiment: Experiment) -> tuple[Agent, Any]:
+    """Whom the run asks. Raises UsageError where there is nobody."""
+    try:
+        expert = load(experiment.expert)
+    except UsageError as error:
+        raise UsageError(f"--expert: {error}") from error
+    return expert.agent, expert.policy
 
 
 def own(source: sources.EnvSource) -> sources.EnvSource:

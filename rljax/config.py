@@ -41,7 +41,7 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word.casefold(), by_folded, n=2, cutoff=0.6)
     guess = _either([prefix + by_folded[name] for name in close])
     guess = f"did you mean {guess}?" if close else ""
-    if guess and len(known) > 12:
+    if guess and len(known) > 20:
         return guess
     more = f" and {len(known) - 30} more" if len(known) > 30 else ""
     listed = ", ".join(prefix + name for name in known[:30])

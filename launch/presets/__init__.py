@@ -60,8 +60,8 @@ def from_datasets(
 ) -> dict[str, Preset]:
     """Presets of an agent that learns from a dataset: configs by environment, and by D4RL's name.
 
-    `published` are normalized scores that go with D4RL's. The environment does not tell which of
-    D4RL's datasets it is: --preset=hopper-medium-v2 asks for one.
+    `published` are normalized scores that go with D4RL's, where there are some. The environment
+    does not tell which of D4RL's datasets it is: --preset=hopper-medium-v2 asks for one.
     """
     presets = {
         env: dataclasses.replace(
@@ -72,7 +72,9 @@ def from_datasets(
         for env, config in ours.items()
     }
     for name, config in d4rl.items():
-        env = _D4RL_ENVS[name.partition("-")[0]]
+        env, score = _D4RL_ENVS[name.partition("-")[0]], "not measured"
+        if name in published:
+            score += f"; published: {published[name]}, normalized, on v2 (CORL)"
         presets[name] = Preset(
             config=config,
             command=f"python -m launch.train --agent={agent} --preset={name} "
@@ -80,7 +82,7 @@ def from_datasets(
             source="CORL's configs",
             hardware="2 CPU cores",
             wall_clock="not measured",
-            score=f"not measured; published: {published[name]}, normalized, on v2 (CORL)",
+            score=score,
         )
     return presets
 

@@ -23,10 +23,14 @@ def dense(size: int, gain: float = math.sqrt(2)) -> nn.Dense:
 
 
 class MLP(nn.Module):
-    """Dense layers of `sizes`, each followed by `activation`; orthogonal init of gain √2."""
+    """Dense layers of `sizes`, each followed by `activation`; orthogonal init of gain √2.
+
+    With `layer_norm` what each has activated is normalized (Ba et al. 2016, arXiv:1607.06450).
+    """
 
     sizes: tuple[int, ...]
     activation: Activation = Activation.TANH
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch O"]) -> Float[Array, "*batch H"]:
@@ -34,4 +38,6 @@ class MLP(nn.Module):
         activation = getattr(nn, self.activation.value)
         for size in self.sizes:
             x = activation(dense(size)(x))
+            if self.layer_norm:
+                x = nn.LayerNorm()(x)
         return x

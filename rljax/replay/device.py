@@ -18,7 +18,8 @@ def make(
     """Room for `capacity` rows over all environments, rounded down to equally many of each.
 
     Samples are drawn with replacement. A row of a sample has weight 0 where `_TRIES` draws met only
-    rows that autoreset put there.
+    rows that autoreset put there. With `num_steps=0` the newest rows are drawn too; what came of
+    a row is then not told: its reward is 0, and what comes next is the row's own observation.
 
     Raises ValueError where no row could ever be sampled.
     """

@@ -118,9 +118,11 @@ def quickly(function):
 
 # Fields that are where the state starts from, and nothing else: they need no program of their own.
 STARTS = {
+    "actor_penalty",
     "actor_learning_rate",
     "conservative_weight",
     "critic_learning_rate",
+    "critic_penalty",
     "expectile",
     "initial_log_std",
     "initial_temperature",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.agent import PRIORITY
+from rljax.offline.outlook import KNOWS_NEXT_ACTION, NEXT_ACTION
 from rljax.replay.base import Sample
 from rljax.types import Box, EnvSpec, Observation
 from tests.agents import updates
@@ -12,7 +13,10 @@ B = 8  # rows
 
 
 def sample(spec: EnvSpec, key: jax.Array, rows: int = B) -> Sample:
-    """Random rows with γ = 0.9, of which the first terminated; the last has no weight."""
+    """Random rows with γ = 0.9, of which the first terminated; the last has no weight.
+
+    Nobody knows what was done after the second.
+    """
     keys = iter(jax.random.split(key, 10))
 
     def observation() -> Observation:
@@ -28,20 +32,22 @@ def sample(spec: EnvSpec, key: jax.Array, rows: int = B) -> Sample:
         mask = jax.random.bernoulli(next(keys), 0.5, (rows, *spec.action.mask_shape))
         return Observation(features, mask.at[:, 0].set(True))
 
-    if isinstance(spec.action, Box):
+    def action() -> jax.Array:
+        if not isinstance(spec.action, Box):
+            return jax.random.randint(next(keys), (rows,), 0, spec.action.num_actions)
         low, high = jnp.array(spec.action.low)[None], jnp.array(spec.action.high)[None]
-        action = low + (high - low) * jax.random.uniform(next(keys), (rows, *spec.action.shape))
-    else:
-        action = jax.random.randint(next(keys), (rows,), 0, spec.action.num_actions)
+        return low + (high - low) * jax.random.uniform(next(keys), (rows, *spec.action.shape))
+
+    taken = action()
     return Sample(
         observation(),
-        action,
+        taken,
         jax.random.normal(next(keys), (rows,)),
         jnp.full(rows, 0.9).at[0].set(0.0),
         observation(),
         jnp.ones(rows).at[-1].set(0.0),
         jnp.arange(rows),
-        {},
+        {NEXT_ACTION: action(), KNOWS_NEXT_ACTION: jnp.ones(rows).at[1].set(0.0)},
     )
 
 

@@ -11,7 +11,7 @@ from rljax.replay import device
 from tests.rljax.replay import rows as made
 
 
-@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
 def test_all_rows_that_may_be_drawn_are_drawn_and_no_others(num_steps):
     rows = made.episodes(40, 3)
     buffer = device.make(24, 3, 64, 0.9, num_steps)  # 8 rows of each
