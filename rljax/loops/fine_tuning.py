@@ -139,18 +139,18 @@ def run(
     return _yields(driven, guard, state, config)
 
 
-def recent_return(state: State, config: Config) -> float | None:
+def recent_return(state: State, floor_episodes: int) -> float | None:
     """Mean return of the last `floor_episodes` episodes, or None before so many have ended.
 
     They are those of the last rollouts that hold as many, and so may be some more.
     """
     count, total = np.asarray(state.recent).sum(axis=0).tolist()
-    return total / count if count >= config.floor_episodes else None
+    return total / count if count >= floor_episodes else None
 
 
 def is_under_floor(state: State, config: Config) -> bool:
     """Whether exploration must stop."""
-    mean = recent_return(state, config)
+    mean = recent_return(state, config.floor_episodes)
     return config.return_floor is not None and mean is not None and mean < config.return_floor
 
 
@@ -185,7 +185,7 @@ def _yields(
         return
     for step, (train, replay, rollout), metrics in driven:
         state = State(train, replay.online, rollout, jnp.asarray(guard.recent))
-        mean = recent_return(state, config)
+        mean = recent_return(state, config.floor_episodes)
         if config.return_floor is not None and mean is not None:
             metrics["guard/return_mean"] = jnp.float32(mean)
         yield step, state, metrics
