@@ -43,8 +43,9 @@ def num_held(dataset_fraction: float, batch_size: int) -> int:
 
     Raises ValueError where that leaves none, or the fraction is none.
     """
-    count = round(dataset_fraction * batch_size)
-    if not 0 <= dataset_fraction <= 1 or count >= batch_size:
+    between = 0 <= dataset_fraction <= 1
+    count = round(dataset_fraction * batch_size) if between else batch_size
+    if count >= batch_size:
         raise ValueError(
             f"dataset_fraction={dataset_fraction} of batch_size={batch_size} must lie in [0, 1) "
             "and leave a row to what is collected."
