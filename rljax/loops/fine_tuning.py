@@ -187,7 +187,7 @@ def _yields(
         state = State(train, replay.online, rollout, jnp.asarray(guard.recent))
         mean = recent_return(state, config.floor_episodes)
         if config.return_floor is not None and mean is not None:
-            metrics["guard/return_mean"] = np.float32(mean)
+            metrics["guard/return_mean"] = jnp.float32(mean)
         yield step, state, metrics
         if is_under_floor(state, config):
             return
