@@ -11,6 +11,9 @@ As in the authors' code, and unlike the paper: the TD error beside the gap is sq
 targets hold no entropy unless asked; log Σ exp is a sum over draws, no mean, which moves the gap by
 log 3N and with it what a good `gap_target` is. Departs from that code: where targets are the
 greatest of N draws, these are those of the gap.
+
+With `calibrated`, Cal-QL (Nakamoto et al. 2023, arXiv:2303.05479): the gap pushes no value of what
+the policy does below what the data's actions brought: of its 2N draws, none of the uniform ones.
 """
 
 import dataclasses
@@ -19,10 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from agents.sac import (
     LOG_SCALE_RANGE,
@@ -37,11 +41,13 @@ from rljax.agent import AXIS, Agent
 from rljax.distributions import Normal, TanhNormal
 from rljax.loops import offline
 from rljax.nn import box_policies, ensemble, torsos
-from rljax.nn.heads import StateGaussianHead, ValueHead
+from rljax.nn.box_critics import ManyActionsCritic
+from rljax.nn.heads import StateGaussianHead
 from rljax.nn.mlp import MLP, Activation
 from rljax.nn.policies import decide
 from rljax.nn.torsos import Torso
 from rljax.offline import rows
+from rljax.offline.outlook import RETURN_TO_GO
 from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar
@@ -71,13 +77,12 @@ class Config:
     gap_max: float | None = None  # and from above
     max_target_backup: bool = False  # targets are the greatest of N draws; else one draw's
     backup_entropy: bool = False  # targets hold the entropy of what comes next
+    calibrated: bool = False  # Cal-QL: in the gap, the policy's values are at least returns to go
     cloning_updates: int = 0  # at first, the policy learns the data's actions in place of Q
     initial_temperature: float = 1.0  # α: what a nat of entropy is worth, in reward
     learn_temperature: bool = True  # towards the target entropy; else α stays as it is
     target_entropy: float | None = None  # in nats, of actions in [-1, 1]; None: -A
-    log_std_multiplier: float = (
-        1.0  # ln σ = multiplier · layer + offset; both are learned from here
-    )
+    log_std_multiplier: float = 1.0  # ln σ = multiplier · layer + offset; both are learned
     log_std_offset: float = -1.0
     normalize_observation: bool = False  # vectors, by the moments of the dataset
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
@@ -144,6 +149,16 @@ def conservative_gap(
     return jax.nn.logsumexp(entries, axis=-1) - q_of_data
 
 
+def calibrated(
+    q: Float[Array, "E B M"], return_to_go: Float[Array, " B"], bounded: Bool[np.ndarray, " M"]
+) -> Float[Array, "E B M"]:
+    """Values of draws, of those `bounded` no less than the return to go of the state (Cal-QL, §5).
+
+    What the bound replaces gets no gradient: it is pushed down no further. A bound of -∞ is none.
+    """
+    return jnp.where(bounded[None, None], jnp.maximum(q, return_to_go[None, :, None]), q)
+
+
 def multiplier(log_multiplier: Float[Array, ""]) -> Float[Array, ""]:
     """What the gap is multiplied by beside its weight: exp, at most a million."""
     return jnp.clip(jnp.exp(log_multiplier), 0.0, _MAX_MULTIPLIER)
@@ -205,25 +220,11 @@ class Actor(nn.Module):
         return Normal(mean, jnp.clip(scale * raw + offset, *LOG_SCALE_RANGE))
 
 
-class Critic(nn.Module):
-    """Q of several actions for each observation, which is looked at once."""
-
-    torso: nn.Module | None  # None: actions join a vector as it is
-    hidden: MLP
-
-    @nn.compact
-    def __call__(self, features: Any, action: Float[Array, "*batch M A"]) -> Array:
-        """Features and actions in [-1, 1] to values `[*batch, M]`."""
-        seen = features if self.torso is None else self.torso(features)
-        seen = jnp.broadcast_to(seen[..., None, :], (*action.shape[:-1], seen.shape[-1]))
-        return ValueHead()(self.hidden(jnp.concatenate([seen, action], axis=-1)))
-
-
 class Networks(NamedTuple):
     """Actor, critic, and the box; what is asked of them are functions of parameters."""
 
     actor: Actor
-    critic: Critic
+    critic: ManyActionsCritic
     box: Box
 
     def init(self, example: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
@@ -270,7 +271,6 @@ def terms(
     normal_key, uniform_key = jax.random.split(key)
     noise = device_rows.normal(normal_key, (size, 2 * count + 2, dims))
     own, here, ahead = jnp.split(noise, (1, count + 1), axis=1)
-
     policy = networks.look(params.actor, batch.observation)
     next_policy = networks.look(frozen.actor, batch.next_observation)
     own, own_log_prob = drawn(policy, own)
@@ -289,10 +289,12 @@ def terms(
     uniform_density = jnp.full((size, count), -dims * math.log(2))
     densities = [uniform_density, here_log_prob, ahead_log_prob[:, :count]]
     log_density = jnp.concatenate(densities, axis=1) if config.importance_sampling else None
+    bound = {}
+    if config.calibrated:
+        unbounded, q = q, calibrated(q, batch.extras[RETURN_TO_GO], np.arange(3 * count) >= count)
+        bound["value/bound_rate"] = jnp.mean((q > unbounded)[..., count:], axis=(0, 2))
     gap = conservative_gap(q, q_of_data, log_density)
-    excess = gap if config.gap_min is None else jnp.maximum(gap, config.gap_min)
-    excess = excess if config.gap_max is None else jnp.minimum(excess, config.gap_max)
-    excess -= config.gap_target or 0.0
+    excess = jnp.clip(gap, config.gap_min, config.gap_max) - (config.gap_target or 0.0)
     times = 1.0 if config.gap_target is None else multiplier(frozen.log_multiplier)
 
     def by_value() -> Array:
@@ -302,11 +304,8 @@ def terms(
     def by_data() -> Array:
         return log_prob_of_data(policy, unit) - temperature * own_log_prob[:, 0]
 
-    goal = (
-        by_value()
-        if not config.cloning_updates
-        else jax.lax.cond(state.updates < config.cloning_updates, by_data, by_value)
-    )
+    cloned = config.cloning_updates
+    goal = jax.lax.cond(state.updates < cloned, by_data, by_value) if cloned else by_value()
     entropy = -own_log_prob[:, 0]
     wanted = -float(dims) if config.target_entropy is None else config.target_entropy
     return {
@@ -318,6 +317,7 @@ def terms(
         "policy/entropy": entropy,
         "value/mean": jnp.min(q_of_data, axis=0),
         "value/gap": jnp.mean(gap, axis=0),
+        **bound,
     }
 
 
@@ -395,7 +395,8 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         )
         return state, metrics
 
-    return Agent(spec, init, initial_carry, act, update)
+    stores = (RETURN_TO_GO,) if config.calibrated else ()
+    return Agent(spec, init, initial_carry, act, update, stores)
 
 
 def networks_of(config: Config, spec: EnvSpec) -> Networks:
@@ -411,7 +412,8 @@ def networks_of(config: Config, spec: EnvSpec) -> Networks:
     actor = Actor(torso, size, config.log_std_multiplier, config.log_std_offset)
     vector = not (spec.named_parts or torsos.has_pixels(spec))
     hidden = MLP(config.critic_hidden_sizes, config.activation)
-    return Networks(actor, Critic(None if vector else for_critic, hidden), spec.action)
+    critic = ManyActionsCritic(None if vector else for_critic, hidden)
+    return Networks(actor, critic, spec.action)
 
 
 def _descended(params: Any, steps: Any, rate: Array) -> Any:

@@ -5,6 +5,10 @@ until it stands out no more than the data allow. Read `Config`, then `conservati
 inside `make`. With `support_threshold`, a model of the behavior is learned beside it, and actions
 that it finds too rare are neither chosen nor bootstrapped from (Fujimoto et al. 2019,
 arXiv:1910.01708). Forbidden actions are in no sum. Axes: B rows of a sample, A actions.
+
+With `calibrated`, Cal-QL (Nakamoto et al. 2023, arXiv:2303.05479): in the sum no value counts for
+less than the return to go of the state. Their paper has draws of the policy there; here the sum is
+over all actions, each of which is one that the policy may choose.
 """
 
 import dataclasses
@@ -26,6 +30,7 @@ from rljax.nn.heads import ActionValueHead, LinearHead
 from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.offline import rows, support
+from rljax.offline.outlook import RETURN_TO_GO
 from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Discrete, EnvSpec, Metrics, Observation
@@ -45,6 +50,7 @@ class Config:
     discount: float = 0.99  # γ, in [0, 1]
     num_steps: int = 1  # n of n-step returns
     conservative_weight: float = 1.0  # α of eq. 4, of the gap beside the TD loss; 0 is DQN
+    calibrated: bool = False  # Cal-QL: in the gap's sum values are at least the return to go
     double: bool = True  # the network chooses the action to bootstrap from, the target values it
     dueling: bool = False  # Q as V plus advantages of mean 0
     target_period: int = 1_000  # updates between two moves of the target network
@@ -99,12 +105,19 @@ class TrainState(NamedTuple):
 
 
 def conservative_gap(
-    q: Float[Array, "B A"], action: Int[Array, " B"], mask: Bool[Array, "B A"] | None
+    q: Float[Array, "B A"],
+    action: Int[Array, " B"],
+    mask: Bool[Array, "B A"] | None,
+    return_to_go: Float[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
-    """The gap log Σ exp Q(s, ·) - Q(s, a) of eq. 4: the sum is over allowed actions."""
-    possible = q
+    """The gap log Σ exp Q(s, ·) - Q(s, a) of eq. 4: the sum is over allowed actions.
+
+    With returns to go, the sum is over max(Q(s, ·), return to go): values below it are pushed down
+    no further (Cal-QL, §5).
+    """
+    possible = q if return_to_go is None else jnp.maximum(q, return_to_go[:, None])
     if mask is not None:
-        possible = jnp.where(mask | ~jnp.any(mask, axis=-1, keepdims=True), q, -jnp.inf)
+        possible = jnp.where(mask | ~jnp.any(mask, axis=-1, keepdims=True), possible, -jnp.inf)
     return jax.nn.logsumexp(possible, axis=-1) - of_action(q[..., None], action)[:, 0]
 
 
@@ -209,9 +222,11 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         values = values_of(params.q, batch.observation)
         q = of_action(values[..., None], batch.action)[:, 0]
         error = td_error(q, batch.reward, batch.discount, next_value)
+        bound = batch.extras[RETURN_TO_GO] if config.calibrated else None
+        mask = _mask(batch.observation)
         terms = {
             "loss/q": losses.huber(error, config.huber_threshold),
-            "loss/conservative": conservative_gap(values, batch.action, _mask(batch.observation)),
+            "loss/conservative": conservative_gap(values, batch.action, mask, bound),
             "value/mean": q,
             "value/error": jnp.abs(error),
         }
@@ -240,7 +255,8 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         state = TrainState(params, target, opt_state, state.observation, state.schedules, updates)
         return state, metrics
 
-    return Agent(spec, init, initial_carry, act, update)
+    stores = (RETURN_TO_GO,) if config.calibrated else ()
+    return Agent(spec, init, initial_carry, act, update, stores)
 
 
 def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:

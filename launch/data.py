@@ -18,7 +18,7 @@ from launch.experiment import Experiment
 from rljax import config as configs
 from rljax import sharding, sources
 from rljax.config import UsageError
-from rljax.loops import offline
+from rljax.loops import fine_tuning, offline
 from rljax.offline import sources as datasets
 from rljax.offline import tables
 from rljax.offline.dataset import Dataset
@@ -51,11 +51,16 @@ def loop(experiment: Experiment, inner: offline.Config) -> offline.Config:
 
 
 def describe(source: Any, workdir: pathlib.Path) -> None:
-    """Leaves `dataset.json`, if it is a dataset that is learned from.
+    """Leaves `dataset.json`, if there is a dataset that is learned from.
 
     Raises UsageError where the workdir's run has learned from another, whatever its path says.
     """
+    source = source.dataset if isinstance(source, fine_tuning.Source) else source
     if not isinstance(source, Dataset):
+        return
+    path = workdir / FILE
+    if path.exists():
+        check_same(source, workdir, "give another --workdir")
         return
     returns = source.returns()
     told = {
@@ -67,19 +72,20 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
         "return_std": float(returns.std()),
         "spec": configs.to_json(source.spec),
     }
-    path = workdir / FILE
-    if path.exists():
-        before = json.loads(path.read_text())
-        if before["sha256"] != told["sha256"]:
-            raise UsageError(
-                f"{source.source} is not what {workdir} has learned from: it had "
-                f"{before['steps']:,} steps with the hash {before['sha256'][:12]}, and has "
-                f"{told['steps']:,} with {told['sha256'][:12]}; give another --workdir."
-            )
-        return
     temporary = path.with_name(f".{FILE}")
     temporary.write_text(json.dumps(told, indent=2) + "\n")
     temporary.replace(path)
+
+
+def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:
+    """Raises UsageError where the run in `workdir` has learned from another, whatever its path."""
+    before, found = json.loads((workdir / FILE).read_text()), fingerprint(dataset)
+    if before["sha256"] != found:
+        raise UsageError(
+            f"{dataset.source} is not what {workdir} has learned from: it had "
+            f"{before['steps']:,} steps with the hash {before['sha256'][:12]}, and has "
+            f"{dataset.num_steps:,} with {found[:12]}; {remedy}."
+        )
 
 
 def spec(workdir: str | pathlib.Path) -> EnvSpec:

@@ -74,6 +74,22 @@ class Actors:
 
 
 @dataclasses.dataclass(frozen=True)
+class Online:
+    """How a policy that was learned from a dataset goes on, as `rljax.loops.fine_tuning` has it."""
+
+    init_from: str = ""  # the workdir of the run that it goes on from; "": it goes on from none
+    init_step: int = 0  # of the checkpoint there
+    steps: int = 250_000  # rows to collect
+    envs: int = 4
+    rollout_length: int = 16
+    updates: int = 0  # after every rollout; 0: as many as it has rows
+    capacity: int = 0  # rows that are kept; 0: all
+    dataset_fraction: float = 0.5
+    return_floor: float | None = None
+    floor_episodes: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything that `launch.train` acts upon."""
 
@@ -97,6 +113,7 @@ class Experiment:
     keep_checkpoints: int = 2  # the last ones, besides the best
     dataset: str = ""  # what it learns from, in place of `source`; "": it collects for itself
     expert: str = ""  # workdir of the policy that it asks; "": it asks nobody
+    online: Online = Online()  # then it learns from both
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -190,6 +207,7 @@ def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
         **({"expert": stored["expert"]} if stored.get("expert") else {}),
         **({"num_seeds": stored["num_seeds"]} if stored.get("num_seeds", 1) > 1 else {}),
         **({"vary": dict(stored["vary"])} if stored.get("vary") else {}),
+        **({"online": online} if (online := stored.get("online", {})).get("init_from") else {}),
     }
 
 

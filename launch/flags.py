@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from launch import actors, command_line, graph, presets
+from launch import actors, command_line, fine_tuning, graph, presets
 from launch.command_line import parse_script, run, usage_errors
 from launch.experiment import Collector, Experiment, Parallel
 from rljax import config as configs
@@ -103,7 +103,7 @@ _define("join_timeout", int, 300, "Seconds for all processes to have joined.", 1
 _define("peer_timeout", int, 60, "Seconds of silence after which a process counts as lost.", 1)
 _define("progress", Progress, Progress.AUTO, "auto: a bar on a terminal, lines elsewhere.")
 
-for _name, (_hint, _help, _minimum) in actors.FLAGS.items():
+for _name, (_hint, _help, _minimum) in (actors.FLAGS | fine_tuning.FLAGS).items():
     _define(_name, _hint, None, _help, _minimum)
 
 _CLUSTER = ("coordinator_address", "num_processes", "process_id", "join_timeout", "peer_timeout")
@@ -185,9 +185,14 @@ def cluster(argv: list[str]) -> "Cluster | None":
 def _experiment(values: Any, config: Any, preset: str) -> Experiment:
     from rljax.sources import EnvSource  # imports JAX
 
-    offline = bool(values.dataset)
-    tenth = (config.total_updates if offline else config.total_steps) // 10
-    num_envs = 1 if offline else config.num_envs
+    online = fine_tuning.read(values)
+    if online.init_from:
+        length, num_envs = online.steps, online.envs
+    elif values.dataset:
+        length, num_envs = config.total_updates, 1
+    else:
+        length, num_envs = config.total_steps, config.num_envs
+    tenth = length // 10
     return Experiment(
         source=EnvSource(
             name=values.env or "",
@@ -221,6 +226,7 @@ def _experiment(values: Any, config: Any, preset: str) -> Experiment:
         keep_checkpoints=values.keep_checkpoints,
         dataset=os.path.expanduser(values.dataset or ""),
         expert=os.path.expanduser(values.expert or ""),
+        online=online,
     )
 
 
@@ -260,6 +266,8 @@ def _check_expert(values: Any, config: Any) -> None:
 
 def _starting_config(values: Any) -> tuple[Any, str]:
     """The config that --config.<field> changes, and the name of its preset."""
+    if values.init_from:
+        return fine_tuning.starting_config(values), NO_PRESET
     module = registry.agent_module(values.agent)
     known = presets.load(values.agent)
     env = values.env or ""

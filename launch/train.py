@@ -2,11 +2,13 @@
 
     python -m launch.train --agent=ppo --env=CartPole-v1 --workdir=runs/cartpole
     python -m launch.train --env=HalfCheetah-v4 --workdir=runs/cheetah --config.learning_rate=3e-4
+    python -m launch.train --init_from=runs/iql --env=HalfCheetah-v4 --workdir=runs/online
     srun python -m launch.train --env=Pong-v5 --workdir=runs/pong --distributed
 
 Everything lands in --workdir; the same command again resumes from the last checkpoint there.
-Ctrl-C and SIGTERM end it with a checkpoint. --helpfull lists every flag of the agent. With
---distributed every process runs the same command; process 0 evaluates and writes.
+Ctrl-C and SIGTERM end it with a checkpoint; so does a broken --return_floor, with exit code 3.
+--helpfull lists every flag of the agent. With --distributed every process runs the same command;
+process 0 evaluates and writes.
 """
 
 import contextlib
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 def train(experiment: Experiment) -> int:
     """`main`, on this process's devices or on those of all that have joined."""
-    from launch import data, graph, trained
+    from launch import data, fine_tuning, graph, trained
     from launch.experiment import identity, open_workdir
     from rljax import checkpoint, config, distributed, faults
     from rljax.loops import LOOPS
@@ -46,6 +48,7 @@ def train(experiment: Experiment) -> int:
 
     distributed.check_same(identity(experiment))
     with flags.usage_errors():
+        experiment = fine_tuning.resolved(experiment)
         agent, source, loop_config = trained.build(experiment)
         workdir = pathlib.Path(experiment.workdir).absolute()
         if distributed.is_chief():
@@ -54,9 +57,12 @@ def train(experiment: Experiment) -> int:
         loop = LOOPS[type(loop_config)]
         checkpoints = checkpoint.Manager(workdir / "checkpoints", experiment.keep_checkpoints)
         first_step, state = checkpoints.restore_or(lambda: loop.init(agent, source, loop_config))
+        if experiment.online.init_from and not first_step:
+            state = fine_tuning.take_over(experiment, state)
         run = loop.run(agent, source, state, loop_config, first_step)
         evaluate = _evaluator(experiment, agent, loop_config) if experiment.eval_episodes else None
     speed, score = throughput.Throughput(window=20), None
+    step, stopped = first_step, fine_tuning.has_stopped(loop_config, state)
     due = _Due(first_step, loop_config.last_step)
     log_rows = graph.log_rows(experiment, loop_config)
     with (
@@ -76,9 +82,10 @@ def train(experiment: Experiment) -> int:
                 score = evaluate(state.train.policy, step)
                 measured |= {f"eval/{name}": number for name, number in score.items()}
             stop.signal = distributed.agree(step, stop.signal)
-            if due.now("log", step, log_rows) or score or stop.signal:
+            stopped = fine_tuning.has_stopped(loop_config, state)
+            if due.now("log", step, log_rows) or score or stop.signal or stopped:
                 log.write(step, measured)
-            if stop.signal or due.now("checkpoint", step, experiment.checkpoint_every):
+            if stop.signal or stopped or due.now("checkpoint", step, experiment.checkpoint_every):
                 checkpoints.save(step, state, score["return_mean"] if score else None)
             if stop.signal and distributed.is_chief():
                 print(f"stopped at step {step:,}; the same command resumes", file=sys.stderr)
@@ -87,7 +94,9 @@ def train(experiment: Experiment) -> int:
     if distributed.is_chief():
         _conclude(experiment, workdir, speed.total)
         _tell_runs(loop_config, score)
-    return 0
+    if stopped:
+        print(fine_tuning.sentence(experiment, state, step), file=sys.stderr)
+    return fine_tuning.EXIT_CODE if stopped else 0
 
 
 def _saving_at_faults(run: "Run", checkpoints: "checkpoint.Manager") -> "Run":
@@ -178,7 +187,7 @@ def _tell_runs(loop_config: Any, score: "dict[str, float] | None") -> None:
         print(f"run {number}: seed {run.seed}{settings}: return {reached:,.1f}", file=sys.stderr)
 
 
-_KEPT = ("step", "eval/", "episode/", "seed/")  # of the metrics, in result.json
+_KEPT = ("step", "eval/", "episode/", "seed/", "guard/")  # of the metrics, in result.json
 
 
 class _Due:

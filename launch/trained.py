@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from launch import actors, data, graph
+from launch import actors, data, fine_tuning, graph
 from launch import experiment as experiments
 from launch.command_line import usage_errors
 from launch.experiment import ActorKind, Experiment
@@ -15,17 +15,20 @@ from rljax.agent import Agent
 from rljax.config import UsageError
 from rljax.envs.base import HostEnv, JaxEnv
 from rljax.loops import LOOPS, actor_learner, dagger, in_graph, offline, on_policy
+from rljax.loops import fine_tuning as tuning_loop
 from rljax.offline.dataset import Dataset
 
 EVAL_ENVS = 16  # environments that an evaluation plays in at once
 _EVAL_SEED = 2**30  # training's lie below
+
+Source = HostEnv | JaxEnv | sources.Pools | Dataset | dagger.Lesson | tuning_loop.Source
 
 
 class Run(NamedTuple):
     """The parts of a run, joined: hand them to the loop of `loop_config`."""
 
     agent: Agent
-    source: HostEnv | JaxEnv | sources.Pools | Dataset | dagger.Lesson
+    source: Source
     loop_config: Any
 
 
@@ -52,6 +55,8 @@ def build(experiment: Experiment) -> Run:
         )
     LOOPS[type(loop_config)].check(source, loop_config)
     agent = module.make(experiment.config, source.spec)
+    if experiment.online.init_from:
+        fine_tuning.check(experiment, agent)
     if isinstance(loop_config, in_graph.Config):
         in_graph.check_vary(agent, loop_config)
     return Run(agent, source, loop_config)
@@ -60,6 +65,8 @@ def build(experiment: Experiment) -> Run:
 def loop_of(experiment: Experiment) -> Any:
     """The config of the loop that drives the experiment's agent."""
     inner = registry.agent_module(experiment.agent).loop(experiment.config)
+    if experiment.online.init_from:
+        return fine_tuning.loop(experiment, inner)
     if isinstance(inner, offline.Config):
         return data.loop(experiment, inner)
     inner = dataclasses.replace(
@@ -75,12 +82,12 @@ def loop_of(experiment: Experiment) -> Any:
     return inner if alone else actors.loop(experiment, inner)
 
 
-def _open(
-    experiment: Experiment, loop_config: Any
-) -> HostEnv | JaxEnv | sources.Pools | Dataset | dagger.Lesson:
+def _open(experiment: Experiment, loop_config: Any) -> Source:
     """This process's environments, as the loop wants them; or the dataset."""
     if isinstance(loop_config, offline.Config):
         return data.open(experiment)
+    if experiment.online.init_from:
+        return fine_tuning.open(experiment)
     source = own(experiment.source)
     if isinstance(loop_config, dagger.Config):
         return dagger.Lesson(sources.open(source), *_expert(experiment))

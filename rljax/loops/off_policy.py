@@ -7,7 +7,8 @@ otherwise Python steps the simulators, and the rest of an iteration is one call.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ from rljax.nn import torsos
 from rljax.replay import base, device, memory, prioritized
 from rljax.replay.base import Buffer
 from rljax.rollout import Collector
-from rljax.types import Metrics, Transition
+from rljax.types import Episodes, Metrics, Transition
 
 _ROWS_PER_CALL = 1000  # at least, unless the config says how many iterations
 
@@ -79,6 +80,14 @@ class Config:
         return -(-waiting // self.rows) - 1
 
 
+class Parts(NamedTuple):
+    """What loops around this one have otherwise."""
+
+    buffer: Buffer
+    first_learning: int  # the first iteration, from 0, that learns
+    ended: Callable[[Episodes], dict[str, float]]  # totals of a phase's episodes -> metrics
+
+
 def init(agent: Agent, env: HostEnv | JaxEnv, config: Config) -> State:
     """The state before the first step; may be traced. Raises ValueError where memory is too small.
 
@@ -115,14 +124,26 @@ def run(
 
     Raises what `check` raises, at once; not for memory, as the replay is there.
     """
+    own = Parts(make_buffer(config), config.first_learning, Window().add)
+    return drive(agent, env, state, config, first_step, own)
+
+
+def drive(
+    agent: Agent,
+    env: HostEnv | JaxEnv,
+    state: State,
+    config: Config,
+    first_step: int,
+    parts: Parts,
+) -> Iterator[tuple[int, State, Metrics]]:
+    """`run` for loops around this one, whose replay is that of `parts`."""
     _check_sizes(env, config)
     mesh = sharding.mesh(config.num_devices)
     collector = rollout.make(agent, env, config.num_envs, config.rollout_length, config.collector)
-    buffer = make_buffer(config)
     compiled = rollout.resolve(env, config.collector) is not rollout.Kind.HOST
-    state = _placed(state, collector, buffer, mesh, config)
-    phases = _phases(agent, collector, buffer, mesh, config, compiled=compiled)
-    return _yields(phases, collector, buffer, state, config, first_step)
+    state = _placed(state, collector, parts.buffer, mesh, config)
+    phases = _phases(agent, collector, parts.buffer, mesh, config, compiled=compiled)
+    return _yields(phases, collector, parts, state, config, first_step)
 
 
 def iteration(
@@ -184,26 +205,25 @@ def _phases(
 def _yields(
     phases: tuple[Phase, Phase],
     collector: Collector,
-    buffer: Buffer,
+    parts: Parts,
     state: State,
     config: Config,
     first_step: int,
 ) -> Iterator[tuple[int, State, Metrics]]:
-    window = Window()
     every = config.iterations_per_call or -(-_ROWS_PER_CALL // config.rows)
     number, end = first_step // config.rows, config.last_step // config.rows
     while number < end:
         stop = min((number // every + 1) * every, end)
-        middle = max(number, min(stop, config.first_learning))
+        middle = max(number, min(stop, parts.first_learning))
         metrics = {}
         for phase, numbers in zip(
             phases, (range(number, middle), range(middle, stop)), strict=True
         ):
             if numbers:
                 state, measured, episodes = phase(state, numbers, config.seed)
-                metrics |= measured | window.add(episodes)
+                metrics |= measured | parts.ended(episodes)
         number = stop
-        metrics["replay/size"] = np.asarray(buffer.size(state.replay))
+        metrics["replay/size"] = np.asarray(parts.buffer.size(state.replay))
         saved = state if collector.resumable else state._replace(rollout=None)
         yield number * config.rows, saved, metrics
 

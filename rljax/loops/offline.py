@@ -146,7 +146,7 @@ def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Ad
         return _loop(update, train, first, stop)
 
     compiled = _mapped(many, mesh)
-    data = sharding.replicate((_ring(dataset.rows), _steps(dataset)), mesh)
+    data = sharding.replicate((ring.full(dataset.rows), _steps(dataset)), mesh)
 
     def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
         return compiled(train, data, np.array([first, stop, config.seed], np.int32))
@@ -265,12 +265,6 @@ def _chosen(dataset: Dataset, config: Config) -> Dataset:
     """What is learned from; all of it is no copy."""
     whole = config.top_fraction == 1
     return dataset if whole else datasets.top(dataset, config.top_fraction)
-
-
-def _ring(rows: Transition) -> ring.Ring:
-    """The rows as a full ring of one environment: what follows a row is the row behind it."""
-    rows = jax.tree.map(lambda x: jnp.asarray(x)[:, None], rows)
-    return ring.Ring(rows, jnp.int32(0), jnp.int32(rows.reward.shape[0]))
 
 
 def _steps(dataset: Dataset) -> np.ndarray:

@@ -46,6 +46,15 @@ def init(row: Transition, length: int) -> Ring:
     return Ring(rows, jnp.int32(0), jnp.int32(0))
 
 
+def full(rows: Transition) -> Ring:
+    """Rows `[N, ...]`, one behind another as a dataset has them, as a full ring of one environment.
+
+    The caller sees to it that the last one is not valid: what would follow it is the first.
+    """
+    rows = jax.tree.map(lambda x: jnp.asarray(x)[:, None], rows)
+    return Ring(rows, jnp.int32(0), jnp.int32(rows.reward.shape[0]))
+
+
 def length(ring: Ring) -> int:
     """How many rows of each environment fit: L."""
     return ring.rows.reward.shape[0]

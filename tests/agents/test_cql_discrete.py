@@ -277,7 +277,7 @@ CHANGES = {
 
 def test_every_field_of_the_config_is_covered():
     fields = {field.name for field in dataclasses.fields(cql_discrete.Config)}
-    assert fields == {*LOOP, *CHANGES, "epsilon", "observation_clip", "torso"}
+    assert fields == {*LOOP, *CHANGES, "epsilon", "observation_clip", "torso", "calibrated"}
 
 
 def test_the_loop_gets_its_fields():

@@ -97,7 +97,7 @@ def test_an_agent_finds_what_it_stores_in_its_batches(data, streamed):
 
 
 def test_every_step_is_drawn_and_no_other_row(data):
-    rows = offline._ring(data.rows)
+    rows = offline.ring.full(data.rows)
     valid = jnp.asarray(offline._steps(data))
     index = jnp.concatenate(
         [offline.draw(valid, jnp.int32(0), jnp.int32(n), 64)[0] for n in range(10)]

@@ -23,7 +23,10 @@ def test_a_yaml_file_says_how_a_dataset_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path: x\ncolumns: {rewrad: clicks}\n", "columns.rewrad is no known field; did you mean reward"),
+        (
+            "path: x\ncolumns: {rewrad: clicks}\n",
+            "columns.rewrad is no known field; did you mean reward",
+        ),
         ("path: x\ncolumns: {reward: 3}\n", "columns.reward should be a string, got 3"),
         ("path: x\nrules: {unfinished: maybe}\n", "rules.unfinished should be"),
         ("columns: {reward: x}\n", "path is missing"),
