@@ -27,6 +27,7 @@ from rljax.offline.schema import Columns, Reading, Rules
 from rljax.types import EnvSpec
 
 _COMPRESSED = (".gz", ".bz2", ".xz")
+_BANDITS = ("open_bandit", "dsjson")
 _JSON = (".jsonl", ".json", ".ndjson", ".dsjson")
 _KNOWN = (
     "a folder of Minari's (data/main_data.hdf5) or of Open Bandit (item_context.csv), .parquet, "
@@ -43,6 +44,7 @@ def open(
     *,
     time_limit: int | None = None,
     clip_actions: bool = False,
+    like: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """The dataset at a path; what was dropped or given up is logged as a warning.
 
@@ -53,12 +55,15 @@ def open(
         rules: how rows become episodes, and what happens to those that cannot be right.
         time_limit: steps after which the task stops an episode, for flat arrays and ReAgent's logs.
         clip_actions: puts actions into the bounds of the spec's box; arrays and Minari's only.
+        like: a bandit's log of the same kind, whose features this one is read with.
 
     Raises:
         ImportError: a package that the format needs is not installed.
         ValueError: the format is unknown, or what `read` of its module raises.
     """
-    reading = read(path, spec, columns, rules, time_limit=time_limit, clip_actions=clip_actions)
+    reading = read(
+        path, spec, columns, rules, time_limit=time_limit, clip_actions=clip_actions, like=like
+    )
     told = {name: count for name, count in reading.counts.items() if name != "rows"}
     if told:
         counts = ", ".join(f"{name} {count:,}" for name, count in told.items())
@@ -74,20 +79,22 @@ def read(
     *,
     time_limit: int | None = None,
     clip_actions: bool = False,
+    like: str | os.PathLike[str] | None = None,
 ) -> Reading:
     """As `open`, with the counts of what did not come into the dataset."""
     path = pathlib.Path(path)
-    if not path.exists():
-        raise ValueError(f"There is no dataset at {path}; known formats: {_KNOWN}.")
     kind = _kind(path, columns)
     _check_options(path, kind, spec, time_limit, clip_actions)
+    if like is not None and (kind not in _BANDITS or _kind(pathlib.Path(like), None) != kind):
+        raise ValueError(f"{path} and {like} are not two bandits' logs of one kind.")
     chosen = _RULES if rules is None else rules
     match kind:
         case "minari":
             on_fault = chosen.on_fault
             return minari_source.read(path, spec, on_fault, clip_actions=clip_actions)
         case "open_bandit":
-            return open_bandit.read(path, chosen)
+            words = None if like is None else open_bandit.vocabulary(like)
+            return open_bandit.read(path, chosen, words)
         case "parquet":
             return event_log.read_parquet(path, columns or _COLUMNS, chosen, spec)
         case "arrays":
@@ -95,13 +102,23 @@ def read(
                 path, spec, chosen, time_limit=time_limit, clip_actions=clip_actions
             )
         case "dsjson":
-            return dsjson.read(path, chosen)
+            return dsjson.read(path, chosen, None if like is None else dsjson.features(like))
         case "reagent":
             return reagent.read(path, rules or reagent.RULES, spec, time_limit)
     return event_log.read_jsonl(path, columns or _COLUMNS, chosen, spec)
 
 
+def is_bandit(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a log of Open Bandit or Vowpal Wabbit, which tells its own spec.
+
+    Raises ValueError where the format is unknown.
+    """
+    return _kind(pathlib.Path(path), None) in _BANDITS
+
+
 def _kind(path: pathlib.Path, columns: Columns | None) -> str:
+    if not path.exists():
+        raise ValueError(f"There is no dataset at {path}; known formats: {_KNOWN}.")
     if path.is_dir():
         if minari_source.data_file(path).exists():
             return "minari"
@@ -147,7 +164,7 @@ def _check_options(
     path: pathlib.Path, kind: str, spec: EnvSpec | None, time_limit: int | None, clip_actions: bool
 ) -> None:
     """Nothing that is asked for is silently ignored."""
-    if spec is not None and kind in ("open_bandit", "dsjson"):
+    if spec is not None and kind in _BANDITS:
         raise ValueError(f"{path} is a bandit's log, which has no environment: give no spec.")
     if time_limit is not None and kind not in ("arrays", "reagent"):
         raise ValueError(f"time_limit is for flat arrays and ReAgent's logs, not for {path}.")

@@ -109,8 +109,10 @@ def target_of(agent: Agent, policy: Any, *, greedy: bool) -> Target:
     return Target(probabilities, None)
 
 
-def evaluate(dataset: Dataset, target: Target, config: Config) -> Values:
-    """Learns the model from the dataset, and values its rows.
+def evaluate(
+    dataset: Dataset, target: Target, config: Config, valued: Dataset | None = None
+) -> Values:
+    """Learns the model from the dataset, and values the rows of another one, or its own.
 
     Raises ValueError where the observations are not of one kind.
     """
@@ -125,7 +127,7 @@ def evaluate(dataset: Dataset, target: Target, config: Config) -> Values:
     )
     state = offline.init(agent, dataset, loop)
     *_, (_, state, _) = offline.run(agent, dataset, state, loop, 0)
-    return _values(network, state.train, dataset, config)
+    return _values(network, state.train, valued or dataset, config)
 
 
 def _make(spec: EnvSpec, target: Target, config: Config) -> tuple[Agent, _Network]:
