@@ -11,7 +11,7 @@ crosswise: each half of the episodes is judged by what was learned from the othe
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,50 +22,67 @@ from launch.trained import Trained
 from rljax import drift
 from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
-from rljax.ope import direct, table, trajectories
+from rljax.ope import direct, importance, intervals, table, trajectories, weighted
 from rljax.ope.bandit import Events
-from rljax.types import Discrete
+from rljax.ope.trajectories import Trajectories
+from rljax.types import Box, Discrete
 
 _SHIFT_ROWS = 500  # of each sample that is compared
 _SHIFT_EPISODES = 32  # played for the states that the policy meets
 
 
-def report(
-    run: Trained, path: str, *, greedy: bool, updates: int, seed: int
-) -> tuple[table.Report, dict[str, Any]]:
+class Options(NamedTuple):
+    """What is asked for."""
+
+    greedy: bool = False  # the policy without its noise
+    updates: int = 20_000  # of the model of the value
+    seed: int = 0
+    bandwidth: float | None = None  # of the kernel, in deviations of the actions; None: by SLOPE
+
+
+def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dict[str, Any]]:
     """Evaluates the policy by the episodes of a dataset; and what belongs to the report.
 
-    Raises ValueError where the dataset is of something else, or the actions are not one choice of
-    several: what a decision tells of a density is not the same for all policies.
+    Raises ValueError where the dataset is of something else, or the policy cannot be weighed.
     """
     dataset = _opened(run, path)
-    if not isinstance(dataset.spec.action, Discrete):
-        raise ValueError(
-            f"--ope weighs discrete actions, and those of {dataset.spec.name} are real: evaluate "
-            "by playing, with --env."
-        )
-    discount = float(getattr(run.experiment.config, "discount", 0.99))
-    target = direct.target_of(run.agent, run.policy, greedy=greedy)
-    config = direct.Config(total_updates=updates, discount=discount, seed=seed)
-    values = propensities.crossed(
-        dataset, seed, lambda others: direct.evaluate(others, target, config, dataset)
-    )
-    ratios = propensities.of_choices(run.agent, run.policy, dataset, greedy=greedy, seed=seed)
     bandit = is_bandit(dataset)
+    greedy, seed = options.greedy, options.seed
+    discount = 1.0 if bandit else float(getattr(run.experiment.config, "discount", 0.99))
+    target = direct.target_of(run.agent, run.policy, greedy=greedy)
+    values, notes = _values(dataset, target, discount, options)
+    ratios = _ratios(run, dataset, values, discount, options)
+    logged = _trajectories(dataset, ratios.log_ratio, values, discount)
     told = {
         "dataset": path,
         "step": run.step,
         "mode": "greedy" if greedy else "sampled",
         "kind": "bandit" if bandit else "episodes",
-        "discount": 1.0 if bandit else discount,
+        "discount": discount,
         "propensities": ratios.propensities,
+        "kernel": ratios.kernel,
+        "notes": [*notes, *ratios.caveats],
         "shift": shift(run, dataset, greedy=greedy, seed=seed),
     }
     bootstrap = table.Bootstrap(seed=seed)
+    steps = dataset.rows.valid
+    uncovered = None if ratios.uncovered is None else ratios.uncovered[steps]
     if bandit:
-        found = _of_events(dataset, ratios, values, bootstrap)
-    else:
-        found = _of_episodes(dataset, ratios, values, discount, bootstrap)
+        events = Events(
+            logged.reward[:, 0],
+            logged.log_ratio[:, 0],
+            None if logged.q is None else logged.q[:, 0],
+            None if logged.v is None else logged.v[:, 0],
+        )
+        found = table.evaluate_events(
+            events, uncovered=uncovered, caveats=ratios.caveats, bootstrap=bootstrap
+        )
+        return found, told
+    if uncovered is not None:
+        padded = np.zeros(logged.valid.shape)
+        padded[logged.valid] = uncovered
+        uncovered = padded
+    found = table.evaluate(logged, uncovered=uncovered, caveats=ratios.caveats, bootstrap=bootstrap)
     return found, told
 
 
@@ -135,28 +152,62 @@ def _opened(run: Trained, path: str) -> Dataset:
     return dataset
 
 
-def _of_events(
-    dataset: Dataset, ratios: Ratios, values: direct.Values, bootstrap: table.Bootstrap
-) -> table.Report:
-    steps = dataset.rows.valid
-    events = Events(
-        np.asarray(dataset.rows.reward, np.float64)[steps],
-        ratios.log_ratio[steps],
-        values.q[steps],
-        values.v[steps],
+def _values(
+    dataset: Dataset, target: direct.Target, discount: float, options: Options
+) -> tuple[direct.Values | None, list[str]]:
+    """The model of the value, or None and why there is none."""
+    config = direct.Config(total_updates=options.updates, discount=discount, seed=options.seed)
+
+    def learn(others: Dataset) -> direct.Values:
+        return direct.evaluate(others, target, config, dataset)
+
+    try:
+        return propensities.crossed(dataset, options.seed, learn), []
+    except direct.NoModel as error:
+        return None, [f"no model of the value: {error}"]
+
+
+def _ratios(
+    run: Trained, dataset: Dataset, values: direct.Values | None, discount: float, options: Options
+) -> Ratios:
+    if not isinstance(dataset.spec.action, Box):
+        return propensities.of_choices(
+            run.agent, run.policy, dataset, greedy=options.greedy, seed=options.seed
+        )
+
+    def judge(log_ratio: np.ndarray) -> tuple[float, float]:
+        return _judged(dataset, log_ratio, values, discount)
+
+    return propensities.of_reals(
+        run.agent,
+        run.policy,
+        dataset,
+        deviations=options.bandwidth,
+        judge=judge if options.greedy else None,
+        seed=options.seed,
     )
-    uncovered = None if ratios.uncovered is None else ratios.uncovered[steps]
-    return table.evaluate_events(events, uncovered=uncovered, bootstrap=bootstrap)
 
 
-def _of_episodes(
-    dataset: Dataset,
-    ratios: Ratios,
-    values: direct.Values,
-    discount: float,
-    bootstrap: table.Bootstrap,
-) -> table.Report:
-    """Of the episodes' steps; V of the final observation where a time limit cut them, else 0."""
+def _judged(
+    dataset: Dataset, log_ratio: np.ndarray, values: direct.Values | None, discount: float
+) -> tuple[float, float]:
+    """The estimate of WPDIS, and half its interval; infinite where nothing carries weight."""
+    try:
+        means = importance.weighted_per_decision(
+            _trajectories(dataset, log_ratio, values, discount)
+        )
+        interval = intervals.student_t(means)
+    except ValueError:
+        interval = None
+    if interval is None:
+        return 0.0, np.inf
+    return weighted.estimate(means), (interval.high - interval.low) / 2
+
+
+def _trajectories(
+    dataset: Dataset, log_ratio: np.ndarray, values: direct.Values | None, discount: float
+) -> Trajectories:
+    """The episodes' steps; V of the final observation where a time limit cut them, else 0."""
     steps = [slice(a, b - 1) for a, b in zip(dataset.starts, dataset.starts[1:], strict=False)]
     last = dataset.starts[1:] - 1
     cut = dataset.rows.discount[last - 1] > 0
@@ -164,19 +215,14 @@ def _of_episodes(
     def split(column: np.ndarray) -> list[np.ndarray]:
         return [column[step] for step in steps]
 
-    logged = trajectories.from_episodes(
+    return trajectories.from_episodes(
         split(np.asarray(dataset.rows.reward, np.float64)),
-        split(ratios.log_ratio),
+        split(log_ratio),
         discount,
-        q=split(values.q),
-        v=split(values.v),
-        last_value=np.where(cut, values.v[last], 0.0),
+        q=None if values is None else split(values.q),
+        v=None if values is None else split(values.v),
+        last_value=None if values is None else np.where(cut, values.v[last], 0.0),
     )
-    uncovered = None
-    if ratios.uncovered is not None:
-        uncovered = np.zeros(logged.valid.shape)
-        uncovered[logged.valid] = ratios.uncovered[dataset.rows.valid]
-    return table.evaluate(logged, uncovered=uncovered, bootstrap=bootstrap)
 
 
 def _as_vectors(dataset: Dataset, action: np.ndarray) -> np.ndarray:

@@ -59,6 +59,7 @@ def verdict(
     trajectories: Trajectories,
     estimates: Sequence[Estimate] = (),
     uncovered: Float[np.ndarray, "E T"] | None = None,
+    caveats: Sequence[str] = (),
 ) -> Verdict:
     """Judges the weights, and whether estimators agree.
 
@@ -66,6 +67,7 @@ def verdict(
         trajectories: what was logged.
         estimates: with their intervals, to be compared with each other.
         uncovered: `uncovered_mass` of each step, if all probabilities were logged.
+        caveats: what else is wrong by an amount that no interval shows, in words: trust is low.
     """
     parts = [
         _of_weights(trajectories),
@@ -73,6 +75,7 @@ def verdict(
         _of_support(trajectories, uncovered),
         ([], _of_returns(trajectories, estimates)),
         ([], _of_agreement(estimates)),
+        ([], list(caveats)),
     ]
     none = [reason for part, _ in parts for reason in part]
     low = [reason for _, part in parts for reason in part]

@@ -48,6 +48,10 @@ class Config:
     seed: int = 0
 
 
+class NoModel(ValueError):
+    """What is shown, or done, is of a kind that no model here is made for."""
+
+
 class Target(NamedTuple):
     """The policy that is valued: of one of several actions, or of a box."""
 
@@ -114,7 +118,7 @@ def evaluate(
 ) -> Values:
     """Learns the model from the dataset, and values the rows of another one, or its own.
 
-    Raises ValueError where the observations are not of one kind.
+    Raises NoModel for real actions that have no bounds, or go with anything but plain vectors.
     """
     agent, network = _make(dataset.spec, target, config)
     loop = offline.Config(
@@ -185,7 +189,7 @@ def _network(spec: EnvSpec, target: Target, config: Config) -> _Network:
 
         return _Network(lambda key: all_q.init(key, example), q, v)
     if torsos.has_pixels(spec) or spec.named_parts:
-        raise ValueError("fitted Q evaluation of real actions is for plain vectors only.")
+        raise NoModel("fitted Q evaluation of real actions is for plain vectors only.")
     joint = nn.Sequential([MLP(config.hidden_sizes, Activation.RELU), ValueHead()])
     low, high = (np.array(x, np.float32) for x in _bounds(spec))
     assert target.draw is not None
@@ -231,5 +235,5 @@ def _prepared(observation: Observation, moments: normalizers.Moments | None) -> 
 def _bounds(spec: EnvSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
     assert isinstance(spec.action, Box)
     if not spec.action.bounded:
-        raise ValueError(f"{spec.name} has no bounds of actions, which its evaluation needs.")
+        raise NoModel(f"{spec.name} has no bounds of actions, which fitted Q evaluation needs.")
     return spec.action.low, spec.action.high

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,7 @@ def evaluate(
     *,
     state: Int[np.ndarray, "E T"] | None = None,
     uncovered: Float[np.ndarray, "E T"] | None = None,
+    caveats: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
 ) -> Report:
     """Importance sampling in four kinds; with a model DM, DR, WDR and MAGIC; with `state` MIS.
@@ -67,6 +68,7 @@ def evaluate(
         trajectories: what was logged; with `q` and `v` for the estimators that use a model.
         state: number of the state of each step, where states are countable.
         uncovered: `diagnostics.uncovered_mass` of each step, for the verdict.
+        caveats: likewise, in words.
         bootstrap: of the intervals.
     """
     bootstrap = bootstrap or Bootstrap()
@@ -86,7 +88,7 @@ def evaluate(
     if state is not None:
         resampled = functools.partial(marginal.resampled, trajectories, state)
         rows.append(_row("mis", lambda: (resampled, trajectories.num_episodes), bootstrap))
-    return _report(trajectories, rows, uncovered, bootstrap)
+    return _report(trajectories, rows, uncovered, caveats, bootstrap)
 
 
 def evaluate_events(
@@ -96,6 +98,7 @@ def evaluate_events(
     switch: float = 10.0,
     shrinkage: float = 100.0,
     uncovered: Float[np.ndarray, " N"] | None = None,
+    caveats: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
 ) -> Report:
     """The same for a contextual bandit: IPW, clipped and self-normalized; with a model DM and DR.
@@ -106,6 +109,7 @@ def evaluate_events(
         switch: the weight above which Switch-DR trusts the model.
         shrinkage: λ of DR with optimistic shrinkage.
         uncovered: `diagnostics.uncovered_mass` of each event, for the verdict.
+        caveats: likewise, in words.
         bootstrap: of the intervals.
     """
     bootstrap = bootstrap or Bootstrap()
@@ -122,7 +126,7 @@ def evaluate_events(
         makers[f"dr-os({shrinkage:g})"] = lambda: bandit.dr_os(events, shrinkage)
     rows = _rows(makers, bootstrap)
     column = None if uncovered is None else uncovered[:, None]
-    return _report(bandit.as_trajectories(events), rows, column, bootstrap)
+    return _report(bandit.as_trajectories(events), rows, column, caveats, bootstrap)
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -189,6 +193,7 @@ def _report(
     trajectories: Trajectories,
     rows: list[Estimate],
     uncovered: Float[np.ndarray, "E T"] | None,
+    caveats: Sequence[str],
     bootstrap: Bootstrap,
 ) -> Report:
     log = weighted.plain(trajectories_lib.returns(trajectories))
@@ -198,6 +203,6 @@ def _report(
         log_weight = trajectories_lib.log_weights(trajectories)[:, -1:]
         size = float(diagnostics.effective_sizes(log_weight)[0])
         share = float(diagnostics.largest_shares(log_weight)[0])
-    verdict = diagnostics.verdict(trajectories, rows, uncovered)
+    verdict = diagnostics.verdict(trajectories, rows, uncovered, caveats)
     num = trajectories.num_episodes
     return Report(tuple(rows), logged, verdict, num, size, share, bootstrap.confidence)
