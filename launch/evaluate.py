@@ -141,6 +141,8 @@ def _by_logs() -> int:
             console.print(f"kernel: Gaussian, bandwidth {width}, chosen by {chosen_by}")
         for name, apart in told["shift"].items():
             console.print(f"shift of {name}: MMD² {apart['mmd2']:.3g}, p {apart['p_value']:.2g}")
+        if told["dynamics"]:
+            console.print(ope.foretold(told["dynamics"]))
         ope.write(found, told, workdir)
     return 0
 

@@ -22,7 +22,7 @@ from launch.trained import Trained
 from rljax import drift
 from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
-from rljax.ope import direct, importance, intervals, table, trajectories, weighted
+from rljax.ope import direct, dynamics, importance, intervals, table, trajectories, weighted
 from rljax.ope.bandit import Events
 from rljax.ope.trajectories import Trajectories
 from rljax.types import Box, Discrete
@@ -63,7 +63,14 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
         "kernel": ratios.kernel,
         "notes": [*notes, *ratios.caveats],
         "shift": shift(run, dataset, greedy=greedy, seed=seed),
+        "dynamics": None,
     }
+    if not bandit:
+        try:
+            errors = dynamics.check(dataset, dynamics.Config(seed=seed))
+            told["dynamics"] = dynamics.to_json(errors)
+        except ValueError as error:
+            told["notes"].append(f"no check of dynamics: {error}")
     bootstrap = table.Bootstrap(seed=seed)
     steps = dataset.rows.valid
     uncovered = None if ratios.uncovered is None else ratios.uncovered[steps]
@@ -125,6 +132,21 @@ def shift(run: Trained, dataset: Dataset, *, greedy: bool, seed: int) -> dict[st
         flat = (x.reshape(len(x), -1) for x in (seen[logged], met))
         found["states"] = drift.mmd(*flat, seed=seed)
     return {name: measured._asdict() for name, measured in found.items()}
+
+
+def foretold(errors: dict[str, Any]) -> str:
+    """A sentence on how far ahead models of the log's dynamics see."""
+    last = len(errors["observation"])
+    ahead = sorted({step for step in (1, 5, 10, last) if step <= last})
+    told = ", ".join(
+        f"{errors['observation'][step - 1]:.2g} (unchanged: {errors['unchanged'][step - 1]:.2g}) "
+        f"{step} ahead"
+        for step in ahead
+    )
+    return (
+        f"dynamics: error of learned models on {errors['num_episodes']} held-out episodes, in "
+        f"deviations: {told}; of the log's own actions, not of the policy's"
+    )
 
 
 def write(found: table.Report, told: dict[str, Any], workdir: pathlib.Path) -> None:
