@@ -127,8 +127,8 @@ def _by_logs() -> int:
             found, told = ope.report(run, FLAGS.dataset, options)
         table = Table("estimator", "value", "95 % interval", box=None)
         for row in (found.logged, *found.estimates):
-            interval = "" if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]  {row.note}"
-            value = row.note if row.value is None else f"{row.value:,.4g}"
+            interval = row.note if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]"
+            value = "-" if row.value is None else f"{row.value:,.4g}"
             table.add_row(row.name, value, interval)
         console.print(f"{workdir}, step {run.step:,}, by {FLAGS.dataset}:")
         console.print(table)

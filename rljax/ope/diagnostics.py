@@ -161,7 +161,7 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
     reasons += [
         f"{row.name} has no interval"
         for row in estimates
-        if row.value is not None and row.low is None
+        if row.value is not None and row.low is None and not row.note
     ]
     known = [
         (row.name, Interval(row.low, row.high))
@@ -175,6 +175,18 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
         if _gap(first, second) > 1e-9 * scale:  # not by rounding
             reasons.append(
                 f"estimators disagree: {one} lies in {_range(first)}, {other} in {_range(second)}"
+            )
+    alone = [(row.name, row.value) for row in estimates if row.value is not None and row.note]
+    beyond = [
+        (_beyond(value, interval), name, value, other, interval)
+        for name, value in alone
+        for other, interval in known
+    ]
+    if beyond:
+        far, name, value, other, interval = max(beyond, key=lambda each: each[0])
+        if far > 0:
+            reasons.append(
+                f"estimators disagree: {name} says {value:.4g}, {other} lies in {_range(interval)}"
             )
     return reasons
 
@@ -195,6 +207,16 @@ def _percent(share: float) -> str:
 def _gap(one: Interval, other: Interval) -> float:
     """Between two intervals; negative where they overlap."""
     return max(one.low, other.low) - min(one.high, other.high)
+
+
+def _beyond(value: float, interval: Interval) -> float:
+    """How far a value of unknown error lies outside of an interval, if it had one as wide.
+
+    Two 95 % intervals of one width part where their middles are a width apart.
+    """
+    half = (interval.high - interval.low) / 2
+    room = half + 1e-9 * max(abs(value), abs(interval.low), abs(interval.high))
+    return max(interval.low - room - value, value - interval.high - room)
 
 
 def _range(interval: Interval) -> str:

@@ -1,6 +1,6 @@
 """Fitted Q evaluation: what a fixed policy is worth by a model, learned from the log of another.
 
-Le, Voloshin & Yue 2019, arXiv:1903.08738, algorithm 3, with a target network that follows slowly in
+Le, Voloshin & Yue 2019, arXiv:1903.08738, with a target network that follows slowly in
 place of one regression after another. Q learns r + γ V(s'), V(s) = Σ π(a|s) Q(s, a): with V = 0
 behind a termination only, so an episode that a time limit cut is bootstrapped from its true final
 observation. It is an `Agent` that never acts, and the loop of datasets trains it, compiled and on

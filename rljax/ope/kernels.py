@@ -1,7 +1,7 @@
 """Continuous actions and a deterministic π: actions near π's count as π's, by a kernel.
 
 The ratio of an event is K((π(x) - a) / h) / (h^D b(a|x)) with the density b (Kallus & Zhou 2018,
-arXiv:1802.06037, eq. 2). The normalizer takes the bandwidth to the power of the action's
+arXiv:1802.06037). The normalizer takes the bandwidth to the power of the action's
 dimension. A stochastic π needs none of this: its ratio of densities is exact.
 """
 
@@ -75,7 +75,7 @@ def slope(values: Sequence[float], halves: Sequence[float]) -> int:
     """Which of several estimates to take: the last whose interval meets all those before it.
 
     Lepski's method for estimators in the order of growing bias and falling variance, as by
-    bandwidth: the intervals are value ± 2·half (SLOPE, Su et al. 2020, arXiv:2002.07729, §3).
+    bandwidth: the intervals are value ± 2·half (SLOPE, Su et al. 2020, arXiv:2002.07729).
 
     Args:
         values: the estimates.
