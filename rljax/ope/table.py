@@ -88,6 +88,7 @@ def evaluate(
         makers["wdr"] = lambda: doubly_robust.weighted_doubly_robust(trajectories)
         makers["magic"] = lambda: doubly_robust.magic(trajectories, seed=bootstrap.seed).means
     rows = _rows(makers, bootstrap)
+    caveats = (*caveats, *_skewed(makers, rows))
     if state is not None:
         resampled = functools.partial(marginal.resampled, trajectories, state)
         rows.append(_row("mis", lambda: (resampled, trajectories.num_episodes), bootstrap))
@@ -133,6 +134,7 @@ def evaluate_events(
         makers[f"switch-dr({switch:g})"] = lambda: bandit.switch_dr(events, switch)
         makers[f"dr-os({shrinkage:g})"] = lambda: bandit.dr_os(events, shrinkage)
     rows = _rows(makers, bootstrap, honest)
+    caveats = (*caveats, *_skewed(makers, rows))
     column = None if uncovered is None else uncovered[:, None]
     return _report(bandit.as_trajectories(events), rows, column, caveats, bootstrap)
 
@@ -203,6 +205,26 @@ def _row(
         return Estimate(name, value, note=biased)
     interval = intervals.bootstrap_of(resampled, num, **bootstrap._asdict())
     return Estimate(name, value, *(interval or (None, None)))
+
+
+def _skewed(
+    makers: Mapping[str, Callable[[], WeightedMeans]], rows: Sequence[Estimate]
+) -> list[str]:
+    """A reason where an interval is too short, for the worst of them."""
+    due = {}
+    for row in rows:
+        if row.low is not None:
+            added = weighted.contributions(makers[row.name]())
+            due[row.name] = diagnostics.episodes_for_skewness(added), len(added)
+    if not due:
+        return []
+    name, (needed, num) = max(due.items(), key=lambda each: each[1][0])
+    if needed <= num:
+        return []
+    return [
+        f"the interval of {name} is too short: what single returns add to it is so skewed that "
+        f"{needed:,.0f} of them were due, and there are {num:,}"
+    ]
 
 
 def _report(

@@ -142,6 +142,15 @@ def test_a_model_without_an_interval_disagrees_as_if_it_had_the_others():
     assert below.trust == "low"
 
 
+def test_skewness_asks_for_episodes():
+    # one success in 100: G = (1 - 2p) / √(p (1 - p)) = 9.849, so 25 G² = 2425
+    rare = np.zeros(100)
+    rare[0] = 1.0
+    assert diagnostics.episodes_for_skewness(rare) == pytest.approx(25 * 0.98**2 / 0.0099)
+    assert diagnostics.episodes_for_skewness(np.array([-1.0, 0.0, 1.0])) == pytest.approx(0)
+    assert diagnostics.episodes_for_skewness(np.full(9, 0.1)) == 0
+
+
 def test_caveats_keep_trust_low():
     logged = bandit_log([0.5, 1.5] * 100)
     verdict = diagnostics.verdict(logged, caveats=["propensities are estimated"])

@@ -257,26 +257,25 @@ def test_estimators_are_unbiased_and_intervals_cover(mdp):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.0, 0.3], ids=["right model", "model a little wrong"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0], ids=["right", "a little wrong", "wrong"])
 def test_where_trust_is_high_intervals_cover(mdp, share):
-    """The deviation of a coverage over 200 replications is √(0.95·0.05/200) = 0.015."""
+    """Whatever the model. √(0.95·0.05/200) = 0.015 is the deviation of a coverage of 200."""
     found = replicate(mdp, 200, 1000, 500, share=share, seed=1)
     high = found.trust == "high"
-    assert high.mean() > 0.8
+    assert high.sum() > (160 if share < 1 else 0)
     for name in ESTIMATORS:
         assert abs(found.bias[name]) < 4, name
         assert 0.89 <= found.covered[name].mean() <= 0.995, name
-        assert found.covered[name][high].mean() >= 0.89, name
+        deviation = np.sqrt(0.95 * 0.05 / high.sum())
+        assert found.covered[name][high].mean() >= 0.95 - 4 * deviation, name
 
 
 @pytest.mark.slow
-def test_trust_is_never_high_where_little_can_be_known(mdp):
-    # every action of the log but the optimal one has a weight of 0: 20 effective episodes or fewer
-    with np.errstate(divide="ignore"):
-        far = replicate(mdp, 200, 500, 200, epsilon=0.0, share=0.3)
-    assert set(far.trust) <= {"low", "none"}
-    wrong = replicate(mdp, 200, 500, 200, share=1.0)  # by 0.09, where intervals are ±0.05
-    assert (wrong.trust == "high").mean() < 0.2
+@pytest.mark.parametrize(("epsilon", "num"), [(0.0, 500), (0.05, 100)])
+def test_trust_is_not_high_where_few_episodes_count(mdp, epsilon, num):
+    with np.errstate(divide="ignore"):  # ε = 0: all actions but one have a weight of 0
+        far = replicate(mdp, 200, num, 200, epsilon=epsilon, share=0.3)
+    assert (far.trust == "high").mean() <= 0.01
 
 
 def test_the_table_trusts_a_close_policy_and_not_a_far_one(mdp):
@@ -289,7 +288,8 @@ def test_the_table_trusts_a_close_policy_and_not_a_far_one(mdp):
     for row in report.estimates:
         if row.name not in ("dm", "magic"):
             assert row.low <= truth <= row.high, row
-    wrong = table.evaluate(weigh(log, near, behavior, *distort(q, near)))
+    q, v = (x - 0.2 for x in distort(q, near))
+    wrong = table.evaluate(weigh(log, near, behavior, q, v))
     assert wrong.verdict.trust == "low"
     assert "disagree" in wrong.verdict.reasons[0]
     assert any("dm says" in reason for reason in wrong.verdict.reasons)

@@ -61,6 +61,17 @@ def test_events_have_a_table_of_their_own():
     assert without == {"ipw-clip(2)", "dm", "dr-os(100)"}  # no weight is above 10
 
 
+def test_rare_rewards_are_too_skewed_for_an_interval_of_few_events():
+    """All weights are 1: nothing is wrong with them, and an interval of 3 clicks is too short."""
+    click = np.zeros(500)
+    click[:3] = 1.0
+    report = table.evaluate_events(Events(click, np.zeros(500)), bootstrap=Bootstrap(resamples=50))
+    assert report.verdict.trust == "low"
+    assert "so skewed that 4,092 of them were due" in report.verdict.reasons[0]
+    often = Events((np.arange(500) % 3 == 0).astype(float), np.zeros(500))
+    assert table.evaluate_events(often, bootstrap=Bootstrap(resamples=50)).verdict.trust == "high"
+
+
 def test_no_overlap_gives_sentences_and_no_trust():
     logged = from_episodes([np.ones(2)] * 50, [np.full(2, -np.inf)] * 50, 0.9)
     report = table.evaluate(logged, bootstrap=Bootstrap(resamples=50))
