@@ -260,7 +260,7 @@ def test_estimators_are_unbiased_and_intervals_cover(mdp):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0], ids=["right", "a little wrong", "wrong"])
 def test_where_trust_is_high_intervals_cover(mdp, share):
     """Whatever the model. √(0.95·0.05/200) = 0.015 is the deviation of a coverage of 200."""
-    found = replicate(mdp, 200, 1000, 500, share=share, seed=1)
+    found = replicate(mdp, 200, 500, 300, share=share, seed=1)
     high = found.trust == "high"
     assert high.sum() > (160 if share < 1 else 0)
     for name in ESTIMATORS:
@@ -271,7 +271,7 @@ def test_where_trust_is_high_intervals_cover(mdp, share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("epsilon", "num"), [(0.0, 500), (0.05, 100)])
+@pytest.mark.parametrize(("epsilon", "num"), [(0.0, 300), (0.05, 60)])
 def test_trust_is_not_high_where_few_episodes_count(mdp, epsilon, num):
     with np.errstate(divide="ignore"):  # ε = 0: all actions but one have a weight of 0
         far = replicate(mdp, 200, num, 200, epsilon=epsilon, share=0.3)
