@@ -45,6 +45,13 @@ absl_flags.DEFINE_bool("greedy", False, "With --ope: the policy without its nois
 absl_flags.DEFINE_integer(
     "ope_updates", 20_000, "With --ope: of the model of the policy's value.", 1, flag_values=FLAGS
 )
+absl_flags.DEFINE_float(
+    "ope_bandwidth",
+    None,
+    "With --ope --greedy and real actions: of the kernel, in deviations of the logged actions; "
+    "chosen by SLOPE unless given.",
+    flag_values=FLAGS,
+)
 absl_flags.DEFINE_integer("video_steps", 1000, "Longest video, in steps.", 1, flag_values=FLAGS)
 
 
@@ -56,6 +63,8 @@ def main(argv: list[str]) -> int:
     if FLAGS.step not in ("latest", "best") and not FLAGS.step.isdecimal():
         raise flags.UsageError(f"--step={FLAGS.step} must be a number, latest or best.")
 
+    if FLAGS.ope_bandwidth is not None and not FLAGS.ope_bandwidth > 0:
+        raise flags.UsageError(f"--ope_bandwidth={FLAGS.ope_bandwidth} must be above 0.")
     if bool(FLAGS.dataset) != FLAGS.ope:
         raise flags.UsageError("--ope and --dataset go together: an evaluation by that log.")
     if FLAGS.ope:
@@ -111,22 +120,29 @@ def _by_logs() -> int:
     from launch import ope, trained
 
     console = Console(soft_wrap=True)
+    options = ope.Options(FLAGS.greedy, FLAGS.ope_updates, FLAGS.seed, FLAGS.ope_bandwidth)
     for workdir in map(pathlib.Path, FLAGS.workdir):
         run = trained.load(workdir, FLAGS.step, FLAGS.run)
         with flags.usage_errors():
-            found, told = ope.report(
-                run, FLAGS.dataset, greedy=FLAGS.greedy, updates=FLAGS.ope_updates, seed=FLAGS.seed
-            )
+            found, told = ope.report(run, FLAGS.dataset, options)
         table = Table("estimator", "value", "95 % interval", box=None)
         for row in (found.logged, *found.estimates):
-            interval = "" if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]  {row.note}"
-            value = row.note if row.value is None else f"{row.value:,.4g}"
+            interval = row.note if row.low is None else f"[{row.low:,.4g}, {row.high:,.4g}]"
+            value = "-" if row.value is None else f"{row.value:,.4g}"
             table.add_row(row.name, value, interval)
         console.print(f"{workdir}, step {run.step:,}, by {FLAGS.dataset}:")
         console.print(table)
         console.print(f"trust: {found.verdict.trust}: {'; '.join(found.verdict.reasons)}")
+        for note in told["notes"]:
+            console.print(f"note: {note}")
+        if told["kernel"]:
+            width = ", ".join(f"{x:.3g}" for x in told["kernel"]["bandwidth"])
+            chosen_by = told["kernel"]["chosen_by"]
+            console.print(f"kernel: Gaussian, bandwidth {width}, chosen by {chosen_by}")
         for name, apart in told["shift"].items():
             console.print(f"shift of {name}: MMD² {apart['mmd2']:.3g}, p {apart['p_value']:.2g}")
+        if told["dynamics"]:
+            console.print(ope.foretold(told["dynamics"]))
         ope.write(found, told, workdir)
     return 0
 

@@ -3,78 +3,103 @@
     workdir/ope.json        estimates with intervals, and how far to trust them, and why
     workdir/plots/ope.png   the same as a forest plot
 
-Values are discounted, as the agent's config has it (0.99 where it has none), and go on behind a
-time limit. Where the log has no propensities, they are estimated by behavior cloning, each half of
-the episodes by a clone of the other.
+Episodes of one step that all end there are a contextual bandit's and get its estimators. Values of
+longer ones are discounted, as the agent's config has it (0.99 where it has none), and go on behind
+a time limit. Both the propensities, where the log has none, and the model of the value are learned
+crosswise: each half of the episodes is judged by what was learned from the other.
 """
 
-import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from agents import bc
-from launch import trained
+from launch import propensities, trained
+from launch.propensities import Ratios
 from launch.trained import Trained
 from rljax import drift
-from rljax.agent import Agent
-from rljax.loops import offline
 from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
-from rljax.ope import direct, table, trajectories
-from rljax.types import Discrete, Observation
+from rljax.ope import direct, dynamics, importance, intervals, table, trajectories, weighted
+from rljax.ope.bandit import Events
+from rljax.ope.trajectories import Trajectories
+from rljax.types import Box, Discrete
 
-_CHUNK = 4096  # rows that are looked at in one call
 _SHIFT_ROWS = 500  # of each sample that is compared
 _SHIFT_EPISODES = 32  # played for the states that the policy meets
-_LEAST = 1e-6  # of an estimated propensity: what was logged had a chance
 
 
-def report(
-    run: Trained, path: str, *, greedy: bool, updates: int, seed: int
-) -> tuple[table.Report, dict[str, Any]]:
+class Options(NamedTuple):
+    """What is asked for."""
+
+    greedy: bool = False  # the policy without its noise
+    updates: int = 20_000  # of the model of the value
+    seed: int = 0
+    bandwidth: float | None = None  # of the kernel, in deviations of the actions; None: by SLOPE
+
+
+def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dict[str, Any]]:
     """Evaluates the policy by the episodes of a dataset; and what belongs to the report.
 
-    Raises ValueError where the dataset is of something else, or the actions are not one choice of
-    several: what a decision tells of a density is not the same for all policies.
+    Raises ValueError where the dataset is of something else, or the policy cannot be weighed.
     """
-    dataset = sources.open(path, run.agent.spec)
-    if not isinstance(dataset.spec.action, Discrete):
-        raise ValueError(
-            f"--ope weighs discrete actions, and those of {dataset.spec.name} are real: evaluate "
-            "by playing, with --env."
-        )
-    discount = float(getattr(run.experiment.config, "discount", 0.99))
+    dataset = _opened(run, path)
+    bandit = is_bandit(dataset)
+    greedy, seed = options.greedy, options.seed
+    discount = 1.0 if bandit else float(getattr(run.experiment.config, "discount", 0.99))
     target = direct.target_of(run.agent, run.policy, greedy=greedy)
-    config = direct.Config(total_updates=updates, discount=discount, seed=seed)
-    values = direct.evaluate(dataset, target, config)
-    chances = probabilities(run.agent, run.policy, dataset.rows.observation)
-    if greedy:
-        chances = np.eye(chances.shape[1])[np.argmax(chances, axis=1)]
-    known = "log_prob" in dataset.rows.extras
-    behavior = np.asarray(
-        dataset.rows.extras["log_prob"] if known else cloned(dataset, seed), np.float64
-    )
-    with np.errstate(divide="ignore"):
-        log_ratio = np.log(_of_action(chances, dataset)) - behavior
+    values, notes = _values(dataset, target, discount, options)
+    ratios = _ratios(run, dataset, values, discount, options)
+    logged = _trajectories(dataset, ratios.log_ratio, values, discount)
     told = {
         "dataset": path,
         "step": run.step,
         "mode": "greedy" if greedy else "sampled",
+        "kind": "bandit" if bandit else "episodes",
         "discount": discount,
-        "propensities": "logged" if known else "estimated",
-        "shift": shift(run, dataset, chances, seed),
+        "propensities": ratios.propensities,
+        "kernel": ratios.kernel,
+        "notes": [*notes, *ratios.caveats],
+        "shift": shift(run, dataset, greedy=greedy, seed=seed),
+        "dynamics": None,
     }
-    found = table.evaluate(
-        _padded(dataset, log_ratio, values, discount), bootstrap=table.Bootstrap(seed=seed)
-    )
+    if not bandit:
+        try:
+            errors = dynamics.check(dataset, dynamics.Config(seed=seed))
+            told["dynamics"] = dynamics.to_json(errors)
+        except ValueError as error:
+            told["notes"].append(f"no check of dynamics: {error}")
+    bootstrap = table.Bootstrap(seed=seed)
+    steps = dataset.rows.valid
+    uncovered = None if ratios.uncovered is None else ratios.uncovered[steps]
+    if bandit:
+        events = Events(
+            logged.reward[:, 0],
+            logged.log_ratio[:, 0],
+            None if logged.q is None else logged.q[:, 0],
+            None if logged.v is None else logged.v[:, 0],
+        )
+        found = table.evaluate_events(
+            events, uncovered=uncovered, caveats=ratios.caveats, bootstrap=bootstrap
+        )
+        return found, told
+    if uncovered is not None:
+        padded = np.zeros(logged.valid.shape)
+        padded[logged.valid] = uncovered
+        uncovered = padded
+    found = table.evaluate(logged, uncovered=uncovered, caveats=ratios.caveats, bootstrap=bootstrap)
     return found, told
 
 
-def shift(run: Trained, dataset: Dataset, chances: np.ndarray, seed: int) -> dict[str, Any]:
+def is_bandit(dataset: Dataset) -> bool:
+    """Whether every episode is one decision that ended it: nothing follows from an action."""
+    alone = bool((np.diff(dataset.starts) == 2).all())
+    return alone and not dataset.rows.discount[dataset.rows.valid].any()
+
+
+def shift(run: Trained, dataset: Dataset, *, greedy: bool, seed: int) -> dict[str, Any]:
     """How far the policy is from the log, as MMD² with the p-value of a permutation test.
 
     `actions` compares logged steps, state and action together, with what the policy would have done
@@ -89,15 +114,15 @@ def shift(run: Trained, dataset: Dataset, chances: np.ndarray, seed: int) -> dic
     if len(steps) < 4:
         return {}
     logged, others = np.array_split(steps, 2)
-    count = chances.shape[1]
-    drawn = (chances[others].cumsum(axis=1) < rng.random((len(others), 1))).sum(axis=1)
+    shown = jax.tree.map(lambda x: x[others], dataset.rows.observation)
+    said = propensities.decisions(run.agent, run.policy, shown, greedy=greedy, seed=seed)
 
     def joined(rows: np.ndarray, action: np.ndarray) -> np.ndarray:
         flat = seen[rows].reshape(len(rows), -1)
-        return np.concatenate([flat, np.eye(count)[np.minimum(action, count - 1)]], axis=1)
+        return np.concatenate([flat, _as_vectors(dataset, action)], axis=1)
 
     taken = np.asarray(dataset.rows.action)[logged]
-    found = {"actions": drift.mmd(joined(logged, taken), joined(others, drawn), seed=seed)}
+    found = {"actions": drift.mmd(joined(logged, taken), joined(others, said["action"]), seed=seed)}
     if run.experiment.source.name:
         env = trained.fresh_source(run.experiment)
         collect = collection.collector(run.agent, env, trained.EVAL_ENVS)
@@ -109,61 +134,101 @@ def shift(run: Trained, dataset: Dataset, chances: np.ndarray, seed: int) -> dic
     return {name: measured._asdict() for name, measured in found.items()}
 
 
+def foretold(errors: dict[str, Any]) -> str:
+    """A sentence on how far ahead models of the log's dynamics see."""
+    last = len(errors["observation"])
+    ahead = sorted({step for step in (1, 5, 10, last) if step <= last})
+    told = ", ".join(
+        f"{errors['observation'][step - 1]:.2g} (unchanged: {errors['unchanged'][step - 1]:.2g}) "
+        f"{step} ahead"
+        for step in ahead
+    )
+    return (
+        f"dynamics: error of learned models on {errors['num_episodes']} held-out episodes, in "
+        f"deviations: {told}; of the log's own actions, not of the policy's"
+    )
+
+
 def write(found: table.Report, told: dict[str, Any], workdir: pathlib.Path) -> None:
     """Leaves the report and its plot in the workdir."""
     (workdir / "ope.json").write_text(json.dumps(told | table.to_json(found), indent=2) + "\n")
     table.forest_plot(found, workdir / "plots" / "ope.png")
 
 
-def probabilities(agent: Agent, policy: Any, observations: Observation) -> np.ndarray:
-    """Of each action by a feed-forward policy, float64 `[N, A]`, for observations `[N, ...]`."""
+def _opened(run: Trained, path: str) -> Dataset:
+    """The log, with the observations and actions of the policy.
 
-    @jax.jit
-    def chunk(seen: Observation) -> jax.Array:
-        return agent.act(policy, (), seen, jax.random.key(0), False)[2]["probabilities"]
-
-    count = len(jax.tree.leaves(observations)[0])
-    found = []
-    for first in range(0, count, _CHUNK):
-        # The last one is padded with its own last row: one size is one compilation.
-        places = np.minimum(np.arange(first, first + _CHUNK), count - 1)
-        found.append(chunk(jax.tree.map(lambda x, places=places: x[places], observations)))
-    return np.concatenate(jax.device_get(found)).astype(np.float64)[:count]
-
-
-def cloned(dataset: Dataset, seed: int, updates: int = 5_000) -> np.ndarray:
-    """Estimated ln propensity of each logged action, `[N]`, by a clone that has not seen it.
-
-    Raises ValueError where there is one episode only.
+    Raises ValueError where it has others. A bandit's log is read with the features of the one that
+    the policy was learned from: those of its own may be as many, and mean something else.
     """
-    count = dataset.num_episodes
-    if count < 2:
+    if not sources.is_bandit(path):
+        return sources.open(path, run.agent.spec)
+    learned = run.experiment.dataset
+    dataset = sources.open(path, like=learned if learned and sources.is_bandit(learned) else None)
+    ours, theirs = run.agent.spec, dataset.spec
+    if (ours.parts, ours.action, ours.has_mask) != (theirs.parts, theirs.action, theirs.has_mask):
         raise ValueError(
-            "the log has no propensities, and one episode is too few to estimate them."
+            f"{path} shows other observations or asks for other actions than {ours.name}, which "
+            "the policy was learned from."
         )
-    half = np.random.default_rng(seed).permutation(count) < count // 2
-    episode = np.repeat(np.arange(count), np.diff(dataset.starts))
-    found = np.zeros(len(episode))
-    for fold in (False, True):
-        config = bc.Config(total_updates=updates, hidden_sizes=(64, 64))
-        agent = bc.make(config, dataset.spec)
-        others = dataset.select(np.flatnonzero(half != fold).tolist())
-        loop = dataclasses.replace(bc.loop(config), seed=seed, num_devices=1)
-        state = offline.init(agent, others, loop)
-        *_, (_, state, _) = offline.run(agent, others, state, loop, 0)
-        chances = probabilities(agent, state.train.policy, dataset.rows.observation)
-        mine = half[episode] == fold
-        found[mine] = np.log(np.maximum(_of_action(chances, dataset), _LEAST))[mine]
-    return found
+    return dataset
 
 
-def _of_action(chances: np.ndarray, dataset: Dataset) -> np.ndarray:
-    return np.take_along_axis(chances, np.asarray(dataset.rows.action)[:, None], axis=1)[:, 0]
+def _values(
+    dataset: Dataset, target: direct.Target, discount: float, options: Options
+) -> tuple[direct.Values | None, list[str]]:
+    """The model of the value, or None and why there is none."""
+    config = direct.Config(total_updates=options.updates, discount=discount, seed=options.seed)
+
+    def learn(others: Dataset) -> direct.Values:
+        return direct.evaluate(others, target, config, dataset)
+
+    try:
+        return propensities.crossed(dataset, options.seed, learn), []
+    except direct.NoModel as error:
+        return None, [f"no model of the value: {error}"]
 
 
-def _padded(
-    dataset: Dataset, log_ratio: np.ndarray, values: direct.Values, discount: float
-) -> trajectories.Trajectories:
+def _ratios(
+    run: Trained, dataset: Dataset, values: direct.Values | None, discount: float, options: Options
+) -> Ratios:
+    if not isinstance(dataset.spec.action, Box):
+        return propensities.of_choices(
+            run.agent, run.policy, dataset, greedy=options.greedy, seed=options.seed
+        )
+
+    def judge(log_ratio: np.ndarray) -> tuple[float, float]:
+        return _judged(dataset, log_ratio, values, discount)
+
+    return propensities.of_reals(
+        run.agent,
+        run.policy,
+        dataset,
+        deviations=options.bandwidth,
+        judge=judge if options.greedy else None,
+        seed=options.seed,
+    )
+
+
+def _judged(
+    dataset: Dataset, log_ratio: np.ndarray, values: direct.Values | None, discount: float
+) -> tuple[float, float]:
+    """The estimate of WPDIS, and half its interval; infinite where nothing carries weight."""
+    try:
+        means = importance.weighted_per_decision(
+            _trajectories(dataset, log_ratio, values, discount)
+        )
+        interval = intervals.student_t(means)
+    except ValueError:
+        interval = None
+    if interval is None:
+        return 0.0, np.inf
+    return weighted.estimate(means), (interval.high - interval.low) / 2
+
+
+def _trajectories(
+    dataset: Dataset, log_ratio: np.ndarray, values: direct.Values | None, discount: float
+) -> Trajectories:
     """The episodes' steps; V of the final observation where a time limit cut them, else 0."""
     steps = [slice(a, b - 1) for a, b in zip(dataset.starts, dataset.starts[1:], strict=False)]
     last = dataset.starts[1:] - 1
@@ -176,7 +241,14 @@ def _padded(
         split(np.asarray(dataset.rows.reward, np.float64)),
         split(log_ratio),
         discount,
-        q=split(values.q),
-        v=split(values.v),
-        last_value=np.where(cut, values.v[last], 0.0),
+        q=None if values is None else split(values.q),
+        v=None if values is None else split(values.v),
+        last_value=None if values is None else np.where(cut, values.v[last], 0.0),
     )
+
+
+def _as_vectors(dataset: Dataset, action: np.ndarray) -> np.ndarray:
+    """Actions as numbers that can be compared, one-hot if they are choices."""
+    if isinstance(dataset.spec.action, Discrete):
+        return np.eye(dataset.spec.action.num_actions)[action.astype(int)]
+    return action

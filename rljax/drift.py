@@ -26,7 +26,7 @@ def mmd(
     permutations: int = 200,
     seed: int = 0,
 ) -> Shift:
-    """MMD² between two samples, by eq. 3, and a permutation test of whether they are one.
+    """MMD² between two samples, by lemma 6, and a permutation test of whether they are one.
 
     Columns are scaled by the deviation of both samples together; the kernel's width is the median
     distance. Rows should be independent: those of one episode are not, so draw few of many.

@@ -45,6 +45,7 @@ TAKES = ("dataset", "env", "agents", "trials", "total_steps", "num_threads")
 RUNS = pathlib.Path("runs/offline")
 EPISODES = 100
 ESTIMATOR = "wdr"  # weighted doubly robust: it needs neither the weights nor the model alone
+BANDIT_ESTIMATOR = "sndr"  # the same where every episode is one decision
 OPE_UPDATES = 20_000  # at most, of the value's model
 _DISCRETE = ("bc", "cql_discrete", "iql")
 _REAL = ("bc", "td3_bc", "iql", "cql")
@@ -182,7 +183,7 @@ def check(found: Sequence[Mapping[str, Any]]) -> None:
     for report in found:
         estimate = _estimate(report)
         if estimate["value"] is None:
-            raise UsageError(f"{ESTIMATOR} has no value: {estimate['note']}")
+            raise UsageError(f"{estimate['name']} has no value: {estimate['note']}")
 
 
 def by_log(found: Sequence[Mapping[str, Any]]) -> Result:
@@ -227,7 +228,8 @@ def trained(agent: str, workdirs: Sequence[pathlib.Path], options: Options) -> l
 
 
 def _estimate(report: Mapping[str, Any]) -> dict[str, Any]:
-    return next(each for each in report["estimates"] if each["name"] == ESTIMATOR)
+    names = (ESTIMATOR, BANDIT_ESTIMATOR)
+    return next(each for each in report["estimates"] if each["name"] in names)
 
 
 def _run(script: str, *arguments: str) -> None:

@@ -10,12 +10,14 @@ folder with rows.json               `launch.convert`'s: rows stay on disk
 .yaml .yml                          names one of these, and how it is read (`schema.Description`)
 """
 
+import dataclasses
 import json
 import logging
 import os
 import pathlib
 from collections.abc import Iterator
 
+from rljax import config as configs
 from rljax.offline import (
     d4rl_arrays,
     dsjson,
@@ -52,6 +54,7 @@ def open(
     *,
     time_limit: int | None = None,
     clip_actions: bool = False,
+    like: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """The dataset at a path; what was dropped or given up is logged as a warning.
 
@@ -62,12 +65,15 @@ def open(
         rules: how rows become episodes, and what happens to those that cannot be right.
         time_limit: steps after which the task stops an episode, for flat arrays and ReAgent's logs.
         clip_actions: puts actions into the bounds of the spec's box; arrays and Minari's only.
+        like: a bandit's log of the same kind, whose features this one is read with.
 
     Raises:
         ImportError: a package that the format needs is not installed.
         ValueError: the format is unknown, or what `read` of its module raises.
     """
-    reading = read(path, spec, columns, rules, time_limit=time_limit, clip_actions=clip_actions)
+    reading = read(
+        path, spec, columns, rules, time_limit=time_limit, clip_actions=clip_actions, like=like
+    )
     told = {name: count for name, count in reading.counts.items() if name != "rows"}
     if told:
         counts = ", ".join(f"{name} {count:,}" for name, count in told.items())
@@ -83,41 +89,49 @@ def read(
     *,
     time_limit: int | None = None,
     clip_actions: bool = False,
+    like: str | os.PathLike[str] | None = None,
 ) -> Reading:
     """As `open`, with the counts of what did not come into the dataset."""
     path = pathlib.Path(path)
-    if not path.exists():
-        raise ValueError(f"There is no dataset at {path}; known formats: {_KNOWN}.")
     if path.suffix in _YAML:
         if (columns, rules, time_limit, clip_actions) != (None, None, None, False):
             raise ValueError(f"{path} says how its dataset is read: say nothing beside it.")
-        told = schema.load(path)
-        if pathlib.PurePath(told.path).suffix in _YAML:
-            raise ValueError(f"{path} must name data, and {told.path} is another description.")
+        told = _described(path)
         return read(
-            path.parent / told.path,
+            told.path,
             spec,
             told.columns,
             told.rules,
             time_limit=told.time_limit,
             clip_actions=told.clip_actions,
+            like=like,
         )
     kind = _kind(path, columns)
     _check_options(path, kind, spec, time_limit, clip_actions)
+    if like is not None:
+        like = pathlib.Path(like)
+        if kind not in _BANDITS or _kind(like, None) != kind:
+            raise ValueError(f"{path} and {like} are not two bandits' logs of one kind.")
+        like = _described(like).path if like.suffix in _YAML else like
     chosen = _RULES if rules is None else rules
     if kind != "mapped":
         _check_memory(path)
     match kind:
         case "mapped":
             made = mapped.read(path)
-            if spec not in (None, made.spec):
-                raise ValueError(f"{path} is of {made.spec}, not of {spec}.")
+            if spec is not None and spec != made.spec:
+                differences = configs.diff(*map(configs.to_json, (made.spec, spec)))
+                raise ValueError(
+                    f"{path} is of something else than {spec.name} ({'; '.join(differences)}): "
+                    f"give `launch.convert` the --env that it shall be of."
+                )
             return Reading(made, {}, {})
         case "minari":
             on_fault = chosen.on_fault
             return minari_source.read(path, spec, on_fault, clip_actions=clip_actions)
         case "open_bandit":
-            return open_bandit.read(path, chosen)
+            words = None if like is None else open_bandit.vocabulary(like)
+            return open_bandit.read(path, chosen, words)
         case "parquet":
             return event_log.read_parquet(path, columns or _COLUMNS, chosen, spec)
         case "arrays":
@@ -125,7 +139,7 @@ def read(
                 path, spec, chosen, time_limit=time_limit, clip_actions=clip_actions
             )
         case "dsjson":
-            return dsjson.read(path, chosen)
+            return dsjson.read(path, chosen, None if like is None else dsjson.features(like))
         case "reagent":
             return reagent.read(path, rules or reagent.RULES, spec, time_limit)
     return event_log.read_jsonl(path, columns or _COLUMNS, chosen, spec)
@@ -137,14 +151,34 @@ def parts(path: str | os.PathLike[str], spec: EnvSpec | None = None) -> Iterator
     Raises ValueError as `open` does; the spec of a bandit's log is its own.
     """
     path = pathlib.Path(path)
-    kind = _kind(path, None) if path.exists() and path.suffix not in _YAML else ""
-    if kind == "minari":
+    if path.suffix not in _YAML and _kind(path, None) == "minari":
         yield from minari_source.parts(path, spec)
     else:
-        yield open(path, None if kind in _BANDITS else spec)
+        yield open(path, None if is_bandit(path) else spec)
+
+
+def is_bandit(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a log of Open Bandit or Vowpal Wabbit, which tells its own spec.
+
+    Raises ValueError where the format is unknown.
+    """
+    return _kind(pathlib.Path(path), None) in _BANDITS
+
+
+def _described(path: pathlib.Path) -> schema.Description:
+    """What a YAML file says, with the path as it is from here."""
+    told = schema.load(path)
+    if pathlib.PurePath(told.path).suffix in _YAML:
+        raise ValueError(f"{path} must name data, and {told.path} is another description.")
+    return dataclasses.replace(told, path=str(path.parent / told.path))
 
 
 def _kind(path: pathlib.Path, columns: Columns | None) -> str:
+    if not path.exists():
+        raise ValueError(f"There is no dataset at {path}; known formats: {_KNOWN}.")
+    if path.suffix in _YAML:
+        told = _described(path)
+        return _kind(pathlib.Path(told.path), told.columns)
     if path.is_dir():
         if (path / mapped.FILE).exists():
             return "mapped"

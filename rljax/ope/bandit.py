@@ -84,7 +84,7 @@ def snipw(events: Events) -> WeightedMeans:
 
 
 def sub_gaussian_ipw(events: Events, lambda_: float) -> WeightedMeans:
-    """IPW with w / (1 - λ + λ·w), which is at most 1/λ (Metelli et al. 2021, eq. 6, s = -1).
+    """IPW with w / (1 - λ + λ·w), which is at most 1/λ (Metelli et al. 2021, with s = -1).
 
     λ in [0, 1]: 0 is IPW, 1 the mean reward of the log where π may act so.
     """
@@ -125,7 +125,7 @@ def switch_dr(events: Events, lambda_: float) -> WeightedMeans:
 
 
 def dr_os(events: Events, lambda_: float) -> WeightedMeans:
-    """DR with optimistic shrinkage: λ·w / (w² + λ) for w (Su et al. 2020, arXiv:1907.09623, §4)."""
+    """DR with optimistic shrinkage: λ·w / (w² + λ) for w (Su et al. 2020, arXiv:1907.09623)."""
     _not_negative(lambda_)
     q, v = _model(events)
     if lambda_ == 0:

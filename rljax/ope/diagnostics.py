@@ -55,10 +55,24 @@ def uncovered_mass(
     return np.where(behavior > 0, 0.0, target).sum(axis=-1)
 
 
+def episodes_for_skewness(contributions: Float[np.ndarray, " E"]) -> float:
+    """25 G², G being the skewness: fewer give intervals that hold less often than they say.
+
+    Cochran's rule (1977, "Sampling techniques"): with more, 95 % intervals fail 6 times in 100 at
+    most. Weights alone do not show it, where rewards are rare.
+    """
+    apart = contributions - contributions.mean()
+    variance = (apart**2).mean()
+    if variance <= 1e-12 * max(1.0, float((contributions**2).mean())):
+        return 0.0
+    return float(25 * (apart**3).mean() ** 2 / variance**3)
+
+
 def verdict(
     trajectories: Trajectories,
     estimates: Sequence[Estimate] = (),
     uncovered: Float[np.ndarray, "E T"] | None = None,
+    caveats: Sequence[str] = (),
 ) -> Verdict:
     """Judges the weights, and whether estimators agree.
 
@@ -66,6 +80,7 @@ def verdict(
         trajectories: what was logged.
         estimates: with their intervals, to be compared with each other.
         uncovered: `uncovered_mass` of each step, if all probabilities were logged.
+        caveats: what else is wrong by an amount that no interval shows, in words: trust is low.
     """
     parts = [
         _of_weights(trajectories),
@@ -73,6 +88,7 @@ def verdict(
         _of_support(trajectories, uncovered),
         ([], _of_returns(trajectories, estimates)),
         ([], _of_agreement(estimates)),
+        ([], list(caveats)),
     ]
     none = [reason for part, _ in parts for reason in part]
     low = [reason for _, part in parts for reason in part]
@@ -158,7 +174,7 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
     reasons += [
         f"{row.name} has no interval"
         for row in estimates
-        if row.value is not None and row.low is None
+        if row.value is not None and row.low is None and not row.note
     ]
     known = [
         (row.name, Interval(row.low, row.high))
@@ -172,6 +188,18 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
         if _gap(first, second) > 1e-9 * scale:  # not by rounding
             reasons.append(
                 f"estimators disagree: {one} lies in {_range(first)}, {other} in {_range(second)}"
+            )
+    alone = [(row.name, row.value) for row in estimates if row.value is not None and row.note]
+    beyond = [
+        (_beyond(value, interval), name, value, other, interval)
+        for name, value in alone
+        for other, interval in known
+    ]
+    if beyond:
+        far, name, value, other, interval = max(beyond, key=lambda each: each[0])
+        if far > 0:
+            reasons.append(
+                f"estimators disagree: {name} says {value:.4g}, {other} lies in {_range(interval)}"
             )
     return reasons
 
@@ -192,6 +220,16 @@ def _percent(share: float) -> str:
 def _gap(one: Interval, other: Interval) -> float:
     """Between two intervals; negative where they overlap."""
     return max(one.low, other.low) - min(one.high, other.high)
+
+
+def _beyond(value: float, interval: Interval) -> float:
+    """How far a value of unknown error lies outside of an interval, if it had one as wide.
+
+    Two 95 % intervals of one width part where their middles are a width apart.
+    """
+    half = (interval.high - interval.low) / 2
+    room = half + 1e-9 * max(abs(value), abs(interval.low), abs(interval.high))
+    return max(interval.low - room - value, value - interval.high - room)
 
 
 def _range(interval: Interval) -> str:

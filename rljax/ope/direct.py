@@ -1,6 +1,6 @@
 """Fitted Q evaluation: what a fixed policy is worth by a model, learned from the log of another.
 
-Le, Voloshin & Yue 2019, arXiv:1903.08738, algorithm 3, with a target network that follows slowly in
+Le, Voloshin & Yue 2019, arXiv:1903.08738, with a target network that follows slowly in
 place of one regression after another. Q learns r + γ V(s'), V(s) = Σ π(a|s) Q(s, a): with V = 0
 behind a termination only, so an episode that a time limit cut is bootstrapped from its true final
 observation. It is an `Agent` that never acts, and the loop of datasets trains it, compiled and on
@@ -46,6 +46,10 @@ class Config:
     num_draws: int = 4  # of the policy's actions where they are real: V is their mean
     hidden_sizes: tuple[int, ...] = (256, 256)
     seed: int = 0
+
+
+class NoModel(ValueError):
+    """What is shown, or done, is of a kind that no model here is made for."""
 
 
 class Target(NamedTuple):
@@ -109,10 +113,12 @@ def target_of(agent: Agent, policy: Any, *, greedy: bool) -> Target:
     return Target(probabilities, None)
 
 
-def evaluate(dataset: Dataset, target: Target, config: Config) -> Values:
-    """Learns the model from the dataset, and values its rows.
+def evaluate(
+    dataset: Dataset, target: Target, config: Config, valued: Dataset | None = None
+) -> Values:
+    """Learns the model from the dataset, and values the rows of another one, or its own.
 
-    Raises ValueError where the observations are not of one kind.
+    Raises NoModel for real actions that have no bounds, or go with anything but plain vectors.
     """
     agent, network = _make(dataset.spec, target, config)
     loop = offline.Config(
@@ -125,7 +131,7 @@ def evaluate(dataset: Dataset, target: Target, config: Config) -> Values:
     )
     state = offline.init(agent, dataset, loop)
     *_, (_, state, _) = offline.run(agent, dataset, state, loop, 0)
-    return _values(network, state.train, dataset, config)
+    return _values(network, state.train, valued or dataset, config)
 
 
 def _make(spec: EnvSpec, target: Target, config: Config) -> tuple[Agent, _Network]:
@@ -183,7 +189,7 @@ def _network(spec: EnvSpec, target: Target, config: Config) -> _Network:
 
         return _Network(lambda key: all_q.init(key, example), q, v)
     if torsos.has_pixels(spec) or spec.named_parts:
-        raise ValueError("fitted Q evaluation of real actions is for plain vectors only.")
+        raise NoModel("fitted Q evaluation of real actions is for plain vectors only.")
     joint = nn.Sequential([MLP(config.hidden_sizes, Activation.RELU), ValueHead()])
     low, high = (np.array(x, np.float32) for x in _bounds(spec))
     assert target.draw is not None
@@ -229,5 +235,5 @@ def _prepared(observation: Observation, moments: normalizers.Moments | None) -> 
 def _bounds(spec: EnvSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
     assert isinstance(spec.action, Box)
     if not spec.action.bounded:
-        raise ValueError(f"{spec.name} has no bounds of actions, which its evaluation needs.")
+        raise NoModel(f"{spec.name} has no bounds of actions, which fitted Q evaluation needs.")
     return spec.action.low, spec.action.high

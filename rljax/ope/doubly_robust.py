@@ -42,7 +42,7 @@ def direct_method(trajectories: Trajectories) -> WeightedMeans:
 def doubly_robust(trajectories: Trajectories) -> WeightedMeans:
     """DR: the mean of Σ_t γ^t [ρ_t (r_t - Q_t) + ρ_{t-1} V_t], with ρ_{-1} = 1.
 
-    Unbiased whatever the model (Jiang & Li 2016, arXiv:1511.03722, eq. 10, unrolled).
+    Unbiased whatever the model (Jiang & Li 2016, arXiv:1511.03722, its recursion unrolled).
 
     Raises:
         ValueError: q or v is missing.
@@ -53,7 +53,7 @@ def doubly_robust(trajectories: Trajectories) -> WeightedMeans:
 
 
 def weighted_doubly_robust(trajectories: Trajectories) -> WeightedMeans:
-    """WDR: as DR, with ρ_t / Σ_i ρ_t for ρ_t (Thomas & Brunskill 2016, arXiv:1604.00923, eq. 3).
+    """WDR: as DR, with ρ_t / Σ_i ρ_t for ρ_t (Thomas & Brunskill 2016, arXiv:1604.00923).
 
     Raises:
         ValueError: q or v is missing.
@@ -70,7 +70,7 @@ def magic(
     resamples: int = 200,
     seed: int = 0,
 ) -> Magic:
-    """MAGIC (Thomas & Brunskill 2016, arXiv:1604.00923, §8 and appendix G.3).
+    """MAGIC (Thomas & Brunskill 2016, arXiv:1604.00923, appendix G.3).
 
     Partial returns g_j, j = -1 ... T - 1, blended by the x on the simplex that is least in
     x' (Ω + b b') x: Ω is their covariance, b_j how far g_j lies outside of the interval that holds

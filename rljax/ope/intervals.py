@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 class Estimate(NamedTuple):
     """One estimator's answer; None where it has none.
 
-    `note` says why that is, or what the interval leaves out.
+    `note` says why that is, or why there is no interval though there is a value.
     """
 
     name: str
@@ -105,7 +105,7 @@ def student_t(means: WeightedMeans, *, confidence: float = 0.95) -> Interval | N
 def empirical_bernstein(
     means: WeightedMeans, low: float, high: float, *, confidence: float = 0.95
 ) -> Interval | None:
-    """Holds for every distribution on [low, high] (Maurer & Pontil 2009, arXiv:0907.3740, thm. 4).
+    """Holds for every distribution on [low, high] (Maurer & Pontil 2009, arXiv:0907.3740).
 
     Half its width is √(2 s² ln(2/δ) / n) + 7 (high - low) ln(2/δ) / (3 (n - 1)) with the sample
     variance s² and δ = (1 - confidence) / 2 for each side.

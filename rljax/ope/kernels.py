@@ -1,11 +1,11 @@
 """Continuous actions and a deterministic π: actions near π's count as π's, by a kernel.
 
 The ratio of an event is K((π(x) - a) / h) / (h^D b(a|x)) with the density b (Kallus & Zhou 2018,
-arXiv:1802.06037, eq. 2). The normalizer takes the bandwidth to the power of the action's
+arXiv:1802.06037). The normalizer takes the bandwidth to the power of the action's
 dimension. A stochastic π needs none of this: its ratio of densities is exact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -69,3 +69,22 @@ def rule_of_thumb(action: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
             f"all actions agree in dimension {int(np.argmin(deviation))}: no kernel is needed."
         )
     return deviation * num ** (-1 / (dimension + 4))
+
+
+def slope(values: Sequence[float], halves: Sequence[float]) -> int:
+    """Which of several estimates to take: the last whose interval meets all those before it.
+
+    Lepski's method for estimators in the order of growing bias and falling variance, as by
+    bandwidth: the intervals are value ± 2·half (SLOPE, Su et al. 2020, arXiv:2002.07729).
+
+    Args:
+        values: the estimates.
+        halves: half the width of a confidence interval of each; infinite where nothing is known.
+    """
+    low, high, chosen = -np.inf, np.inf, 0
+    for number, (value, half) in enumerate(zip(values, halves, strict=True)):
+        low, high = max(low, value - 2 * half), min(high, value + 2 * half)
+        if low > high:
+            break
+        chosen = number
+    return chosen

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +25,12 @@ from rljax.ope.intervals import Estimate, Resampled
 from rljax.ope.trajectories import Trajectories
 from rljax.ope.weighted import WeightedMeans
 
-_OF_THE_MODEL = {  # what no resampling of the log can show
-    "dm": "the interval leaves out the model's error",
-    "magic": "the interval leaves out the model's error and the choice of the blend",
+_BIASED = {  # by what no resampling of the log can show, so there is no interval that holds
+    "dm": "no interval: the model's error is unknown",
+    "magic": "no interval: the model's error is unknown, and the choice of the blend",
+    "ipw-clip": "no interval: weights were cut",
+    "switch-dr": "no interval: for some weights the model stands in, whose error is unknown",
+    "dr-os": "no interval: for part of the weights the model stands in, whose error is unknown",
 }
 
 
@@ -56,17 +59,19 @@ def evaluate(
     *,
     state: Int[np.ndarray, "E T"] | None = None,
     uncovered: Float[np.ndarray, "E T"] | None = None,
+    caveats: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
 ) -> Report:
     """Importance sampling in four kinds; with a model DM, DR, WDR and MAGIC; with `state` MIS.
 
-    An estimator that cannot answer has None and says why. The intervals of DM and MAGIC leave out
-    the model's error, and say so; the verdict sees it only by comparison with the others.
+    An estimator that cannot answer has None and says why. DM and MAGIC have no interval: one by
+    resampling would leave out the model's error. The verdict compares them with the others.
 
     Args:
         trajectories: what was logged; with `q` and `v` for the estimators that use a model.
         state: number of the state of each step, where states are countable.
         uncovered: `diagnostics.uncovered_mass` of each step, for the verdict.
+        caveats: likewise, in words.
         bootstrap: of the intervals.
     """
     bootstrap = bootstrap or Bootstrap()
@@ -83,10 +88,11 @@ def evaluate(
         makers["wdr"] = lambda: doubly_robust.weighted_doubly_robust(trajectories)
         makers["magic"] = lambda: doubly_robust.magic(trajectories, seed=bootstrap.seed).means
     rows = _rows(makers, bootstrap)
+    caveats = (*caveats, *_skewed(makers, rows))
     if state is not None:
         resampled = functools.partial(marginal.resampled, trajectories, state)
         rows.append(_row("mis", lambda: (resampled, trajectories.num_episodes), bootstrap))
-    return _report(trajectories, rows, uncovered, bootstrap)
+    return _report(trajectories, rows, uncovered, caveats, bootstrap)
 
 
 def evaluate_events(
@@ -96,9 +102,12 @@ def evaluate_events(
     switch: float = 10.0,
     shrinkage: float = 100.0,
     uncovered: Float[np.ndarray, " N"] | None = None,
+    caveats: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
 ) -> Report:
     """The same for a contextual bandit: IPW, clipped and self-normalized; with a model DM and DR.
+
+    Where weights are cut or shrunken there is no interval: what that adds is unknown.
 
     Args:
         events: what was logged; with `q` and `v` for the estimators that use a model.
@@ -106,6 +115,7 @@ def evaluate_events(
         switch: the weight above which Switch-DR trusts the model.
         shrinkage: λ of DR with optimistic shrinkage.
         uncovered: `diagnostics.uncovered_mass` of each event, for the verdict.
+        caveats: likewise, in words.
         bootstrap: of the intervals.
     """
     bootstrap = bootstrap or Bootstrap()
@@ -114,15 +124,19 @@ def evaluate_events(
         f"ipw-clip({clip:g})": lambda: bandit.ipw(events, clip),
         "snipw": lambda: bandit.snipw(events),
     }
+    heaviest = np.exp(min(float(events.log_ratio.max()), 700.0))
+    honest = {f"ipw-clip({clip:g})"} if heaviest <= clip else set()
+    honest |= {f"switch-dr({switch:g})"} if heaviest <= switch else set()
     if events.q is not None and events.v is not None:
         makers["dm"] = lambda: bandit.dm(events)
         makers["dr"] = lambda: bandit.dr(events)
         makers["sndr"] = lambda: bandit.sndr(events)
         makers[f"switch-dr({switch:g})"] = lambda: bandit.switch_dr(events, switch)
         makers[f"dr-os({shrinkage:g})"] = lambda: bandit.dr_os(events, shrinkage)
-    rows = _rows(makers, bootstrap)
+    rows = _rows(makers, bootstrap, honest)
+    caveats = (*caveats, *_skewed(makers, rows))
     column = None if uncovered is None else uncovered[:, None]
-    return _report(bandit.as_trajectories(events), rows, column, bootstrap)
+    return _report(bandit.as_trajectories(events), rows, column, caveats, bootstrap)
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -138,7 +152,7 @@ def to_json(report: Report) -> dict[str, Any]:
 def forest_plot(report: Report, output: pathlib.Path) -> None:
     """A PNG: a line per estimator with its interval; dashed, what the log itself earned.
 
-    Intervals that leave something out, by their note, are dotted.
+    Estimates whose error is unknown have no line.
     """
     rows = [(row, row.value) for row in report.estimates if row.value is not None]
     height = 1.2 + 0.3 * max(1, len(rows))
@@ -146,8 +160,7 @@ def forest_plot(report: Report, output: pathlib.Path) -> None:
     axes = figure.add_subplot()
     for place, (row, value) in enumerate(rows):
         if row.low is not None and row.high is not None:
-            style = "dotted" if row.note else "solid"
-            axes.hlines(place, row.low, row.high, color="C0", linewidth=1.5, linestyle=style)
+            axes.hlines(place, row.low, row.high, color="C0", linewidth=1.5)
         axes.plot([value], [place], color="C0", marker="s", markersize=4)
     if report.logged.value is not None:
         axes.axvline(report.logged.value, color="gray", linestyle="--", linewidth=1)
@@ -162,33 +175,63 @@ def forest_plot(report: Report, output: pathlib.Path) -> None:
 
 
 def _rows(
-    makers: Mapping[str, Callable[[], WeightedMeans]], bootstrap: Bootstrap
+    makers: Mapping[str, Callable[[], WeightedMeans]],
+    bootstrap: Bootstrap,
+    honest: Collection[str] = (),
 ) -> list[Estimate]:
+    """An estimate each; `honest` are those that are not biased here, though they may be."""
+
     def prepared(make: Callable[[], WeightedMeans]) -> tuple[Resampled, int]:
         means = make()
         weighted.estimate(means)  # which refuses what has no weight
         return functools.partial(weighted.resampled, means), len(means.value)
 
+    notes = {name: "" if name in honest else _BIASED.get(name.split("(")[0], "") for name in makers}
     return [
-        _row(name, functools.partial(prepared, make), bootstrap) for name, make in makers.items()
+        _row(name, functools.partial(prepared, make), bootstrap, notes[name])
+        for name, make in makers.items()
     ]
 
 
-def _row(name: str, prepare: Callable[[], tuple[Resampled, int]], bootstrap: Bootstrap) -> Estimate:
+def _row(
+    name: str, prepare: Callable[[], tuple[Resampled, int]], bootstrap: Bootstrap, biased: str = ""
+) -> Estimate:
     try:
         resampled, num = prepare()
         value = float(resampled(np.ones((1, num)))[0])
     except ValueError as error:
         return Estimate(name, None, note=str(error))
+    if biased:
+        return Estimate(name, value, note=biased)
     interval = intervals.bootstrap_of(resampled, num, **bootstrap._asdict())
-    note = _OF_THE_MODEL.get(name, "") if interval else ""
-    return Estimate(name, value, *(interval or (None, None)), note)
+    return Estimate(name, value, *(interval or (None, None)))
+
+
+def _skewed(
+    makers: Mapping[str, Callable[[], WeightedMeans]], rows: Sequence[Estimate]
+) -> list[str]:
+    """A reason where an interval is too short, for the worst of them."""
+    due = {}
+    for row in rows:
+        if row.low is not None:
+            added = weighted.contributions(makers[row.name]())
+            due[row.name] = diagnostics.episodes_for_skewness(added), len(added)
+    if not due:
+        return []
+    name, (needed, num) = max(due.items(), key=lambda each: each[1][0])
+    if needed <= num:
+        return []
+    return [
+        f"the interval of {name} is too short: what single returns add to it is so skewed that "
+        f"{needed:,.0f} of them were due, and there are {num:,}"
+    ]
 
 
 def _report(
     trajectories: Trajectories,
     rows: list[Estimate],
     uncovered: Float[np.ndarray, "E T"] | None,
+    caveats: Sequence[str],
     bootstrap: Bootstrap,
 ) -> Report:
     log = weighted.plain(trajectories_lib.returns(trajectories))
@@ -198,6 +241,6 @@ def _report(
         log_weight = trajectories_lib.log_weights(trajectories)[:, -1:]
         size = float(diagnostics.effective_sizes(log_weight)[0])
         share = float(diagnostics.largest_shares(log_weight)[0])
-    verdict = diagnostics.verdict(trajectories, rows, uncovered)
+    verdict = diagnostics.verdict(trajectories, rows, uncovered, caveats)
     num = trajectories.num_episodes
     return Report(tuple(rows), logged, verdict, num, size, share, bootstrap.confidence)

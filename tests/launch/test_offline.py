@@ -126,6 +126,10 @@ def test_it_is_evaluated_by_playing_by_the_log_and_exported(straight, data, tmp_
     names = [row["name"] for row in report["estimates"]]
     assert names == ["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "magic"]
     assert (report["propensities"], report["num_episodes"]) == ("logged", 40)
+    errors = report["dynamics"]
+    assert len(errors["observation"]) == len(errors["unchanged"]) <= 20
+    assert errors["observation"][0] < 0.5 * errors["unchanged"][0]
+    assert "dynamics: error of learned models on 8 held-out episodes" in answer.stdout
     assert report["verdict"]["trust"] in ("high", "low", "none")
     assert report["shift"]["states"].keys() == report["shift"]["actions"].keys()
     assert 0 < report["shift"]["states"]["p_value"] <= 1

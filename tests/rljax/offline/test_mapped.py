@@ -119,7 +119,10 @@ def test_damage_is_told(folder, damage, words):
 
 
 def test_another_spec_is_refused(folder):
-    with pytest.raises(ValueError, match=r"is of EnvSpec.*not of"):
+    with pytest.raises(
+        ValueError,
+        match=r"something else than other .*name: .*Task-v0.* give `launch.convert` the --env",
+    ):
         sources.open(folder, EnvSpec("other", (3,), "float32", Discrete(3)))
 
 

@@ -130,6 +130,33 @@ def test_estimators_that_disagree_cannot_all_be_right():
     assert verdict.reasons == ("estimators disagree: dm lies in [0.4, 0.6], dr in [0.8, 1]",)
 
 
+def test_a_model_without_an_interval_disagrees_as_if_it_had_the_others():
+    logged, dr = bandit_log([0.5, 1.5] * 100), Estimate("dr", 0.6, 0.5, 0.7)
+    why = "no interval: the model's error is unknown"
+    near, far = (Estimate("dm", value, note=why) for value in (0.79, 0.81))  # 0.7 + 0.1
+    assert diagnostics.verdict(logged, [near, dr]).trust == "high"
+    verdict = diagnostics.verdict(logged, [far, dr])
+    assert verdict.trust == "low"
+    assert verdict.reasons == ("estimators disagree: dm says 0.81, dr lies in [0.5, 0.7]",)
+    below = diagnostics.verdict(logged, [Estimate("dm", 0.39, note=why), dr])
+    assert below.trust == "low"
+
+
+def test_skewness_asks_for_episodes():
+    # one success in 100: G = (1 - 2p) / √(p (1 - p)) = 9.849, so 25 G² = 2425
+    rare = np.zeros(100)
+    rare[0] = 1.0
+    assert diagnostics.episodes_for_skewness(rare) == pytest.approx(25 * 0.98**2 / 0.0099)
+    assert diagnostics.episodes_for_skewness(np.array([-1.0, 0.0, 1.0])) == pytest.approx(0)
+    assert diagnostics.episodes_for_skewness(np.full(9, 0.1)) == 0
+
+
+def test_caveats_keep_trust_low():
+    logged = bandit_log([0.5, 1.5] * 100)
+    verdict = diagnostics.verdict(logged, caveats=["propensities are estimated"])
+    assert verdict == ("low", ("propensities are estimated",))
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

@@ -1,0 +1,141 @@
+"""Off-policy evaluation from the command line by logs of single decisions, whose truth is known."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from launch import evaluate, propensities, trained
+from rljax.config import UsageError
+from rljax.offline import sources
+from rljax.ope import table
+from rljax.ope.bandit import Events
+
+CHANCES = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])  # of the log, by context
+OTHER = np.array([[0.2, 0.3, 0.5], [0.4, 0.5, 0.1]])  # of what the policy learns from
+CLICKS = np.array([[0.1, 0.5, 0.9], [0.8, 0.4, 0.2]])
+NAMES = ["ipw", "ipw-clip(10)", "snipw", "dm", "dr", "sndr", "switch-dr(10)", "dr-os(100)"]
+
+
+def write(path, chances, count=3000, seed=0, propensities=True):
+    rng = np.random.default_rng(seed)
+    place = rng.integers(2, size=count)
+    action = (chances[place].cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
+    click = rng.random(count) < CLICKS[place, action]
+    with path.open("w") as file:
+        for row in range(count):
+            told = {
+                "state": np.eye(2)[place[row]].tolist(),
+                "action": int(action[row]),
+                "reward": float(click[row]),
+            }
+            if propensities:
+                told["propensity"] = float(chances[place[row], action[row]])
+            file.write(json.dumps(told) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> pathlib.Path:
+    """A clone of a policy that clicks more often than the log's."""
+    folder = tmp_path_factory.mktemp("bandit")
+    learned = write(folder / "learned.jsonl", OTHER, seed=1)
+    command = [sys.executable, "-m", "launch.train", "--agent=bc", f"--dataset={learned}"]
+    command += [f"--workdir={folder / 'run'}", "--config.total_updates=1500", "--num_devices=1"]
+    command += ["--config.hidden_sizes=16", "--preset=none", "--progress=off"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    return folder / "run"
+
+
+def ask(workdir, dataset, *flags):
+    evaluate.FLAGS.unparse_flags()
+    told = [f"--workdir={workdir}", f"--dataset={dataset}", "--ope", "--ope_updates=400", *flags]
+    evaluate.FLAGS(["evaluate", "--nogreedy", *told])
+    assert evaluate.main([]) == 0
+    return json.loads((workdir / "ope.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def log(run):
+    return write(run.parent / "log.jsonl", CHANCES)
+
+
+@pytest.fixture(scope="module")
+def answered(run, log):
+    return ask(run, log)
+
+
+def chances_of(workdir, greedy=False):
+    found = trained.load(workdir)
+    observation = found.agent.spec.example((2,))._replace(features=np.eye(2, dtype=np.float32))
+    said = propensities.decisions(found.agent, found.policy, observation, greedy=False, seed=0)
+    chances = said["probabilities"]
+    return np.eye(3)[chances.argmax(axis=1)] if greedy else chances
+
+
+def test_every_estimator_of_a_bandit_holds_the_truth(run, answered):
+    assert [row["name"] for row in answered["estimates"]] == NAMES
+    truth = (chances_of(run) * CLICKS).sum(axis=1).mean()
+    assert (truth - (CHANCES * CLICKS).sum(axis=1).mean()) > 0.1  # the log alone would not do
+    for row in answered["estimates"]:
+        if row["name"] in ("dm", "dr-os(100)"):  # biased by a model that has hardly learned
+            assert row["low"] is None, row
+            assert abs(row["value"] - truth) < 0.08, row
+            continue
+        half = (row["high"] - row["low"]) / 2
+        assert abs(row["value"] - truth) < 2 * half, row  # four standard errors
+        assert 0 < half < 0.05, row
+    told = (answered["kind"], answered["propensities"], answered["discount"])
+    assert told == ("bandit", "logged", 1.0)
+    assert answered["verdict"]["trust"] == "high", answered["verdict"]
+    assert answered["num_episodes"] == 3000
+
+
+def test_plain_weighting_is_the_mean_of_weighted_clicks(run, log, answered):
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    chances, total = chances_of(run), 0.0
+    for row in rows:
+        context = row["state"].index(1.0)
+        total += chances[context, row["action"]] / row["propensity"] * row["reward"]
+    assert answered["estimates"][0]["value"] == pytest.approx(total / len(rows), rel=1e-6)
+
+
+def test_the_greedy_policy_and_estimated_propensities(run):
+    data = write(run.parent / "bare.jsonl", CHANCES, propensities=False)
+    answered = ask(run, data, "--greedy")
+    assert (answered["mode"], answered["propensities"]) == ("greedy", "estimated")
+    truth = (chances_of(run, greedy=True) * CLICKS).sum(axis=1).mean()
+    for row in answered["estimates"]:
+        assert abs(row["value"] - truth) < 0.08, row
+
+
+def test_mass_where_the_log_has_none_is_told(run):
+    """Action 2, the policy's favorite in context 0, is never logged; weights tell only in part."""
+    few = np.array([[0.6, 0.4, 0.0], [0.5, 0.5, 0.0]])
+    found = trained.load(run)
+    data = sources.open(write(run.parent / "few.jsonl", few, 500), found.agent.spec)
+    ratios = propensities.of_choices(found.agent, found.policy, data, greedy=False, seed=0)
+    context = data.rows.observation.features.argmax(axis=1)
+    np.testing.assert_allclose(ratios.uncovered, chances_of(run)[context, 2], rtol=1e-5)
+    steps = data.rows.valid
+    events = Events(data.rows.reward[steps], ratios.log_ratio[steps])
+    verdict = table.evaluate_events(events, uncovered=ratios.uncovered[steps]).verdict
+    assert verdict.trust == "none"
+    assert any("no chance to be in the log" in why for why in verdict.reasons)
+    whole = sources.open(write(run.parent / "whole.jsonl", CHANCES, 500), found.agent.spec)
+    ratios = propensities.of_choices(found.agent, found.policy, whole, greedy=False, seed=0)
+    assert ratios.uncovered is None
+
+
+def test_a_log_of_something_else_is_refused(run, tmp_path):
+    line = {"_label_cost": -1, "_label_probability": 0.5, "_labelIndex": 0, "_label_Action": 1}
+    line |= {"c": {"user=a": 1, "_multi": [{"x": 1}, {"x": 2}]}, "a": [1, 2], "p": [0.5, 0.5]}
+    path = tmp_path / "other.dsjson"
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line) + "\n")
+    assert sources.is_bandit(path)
+    with pytest.raises(UsageError, match="shows other observations or asks for other actions"):
+        ask(run, path)
