@@ -24,11 +24,12 @@ _CARTPOLE = Config(
     learning_starts=1_000,
     replay_capacity=50_000,
     batch_size=64,
-    learning_rate=1e-3,
+    learning_rate=5e-4,  # at 1e-3 one run of three falls back from 500 towards the end
     # At 0.005, which suits boxes, values of 100 steps ahead do not arrive within the run.
     target_rate=0.02,
     target_entropy_fraction=0.2,
 )
+_SHARED = "under 3 min, on a machine with much else to do"
 _preset = functools.partial(preset, "sac")
 
 
@@ -46,7 +47,7 @@ PRESETS = {
     "Hopper-v4": _mujoco("Hopper-v4", "2325.5"),
     "Walker2d-v4": _mujoco("Walker2d-v4", "3863.2"),
     "Ant-v4": _mujoco("Ant-v4", "4615.8"),
-    "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "ours", "not measured", "not measured"),
+    "CartPole-v1": _preset("CartPole-v1", _CARTPOLE, "ours", _SHARED, "not measured"),
     "rljax:pendulum": _preset(
         "rljax:pendulum",
         _PENDULUM,
@@ -55,6 +56,6 @@ PRESETS = {
         "-146.1 (1 seed, 100 episodes)",
     ),
     "rljax:cartpole": _preset(
-        "rljax:cartpole", _CARTPOLE, "as CartPole-v1", "not measured", "at most 500"
+        "rljax:cartpole", _CARTPOLE, "as CartPole-v1", _SHARED, "500 (seeds 4, 5; 20 episodes each)"
     ),
 }
