@@ -40,13 +40,12 @@ def main(argv: list[str]) -> int:
         episodes = steps = 0
         try:
             with mapped.writing(FLAGS.out) as append:
-                for path in paths:
-                    for part in datasets.parts(path, spec):
+                for path in paths:  # what a bandit's features mean, the first says
+                    for part in datasets.parts(path, spec, paths[0]):
                         append(part)
-                        spec = part.spec
                         episodes, steps = episodes + part.num_episodes, steps + part.num_steps
         except OSError as error:
-            raise flags.UsageError(f"--out={FLAGS.out} cannot be written: {error}.") from error
+            raise flags.UsageError(f"nothing was converted: {error}.") from error
     size = sum(file.stat().st_size for file in pathlib.Path(FLAGS.out).iterdir())
     print(f"{FLAGS.out}: {episodes:,} episodes, {steps:,} steps, {size / 1e9:,.2f} GB")
     return 0

@@ -63,8 +63,12 @@ def main(argv: list[str]) -> int:
     if FLAGS.step not in ("latest", "best") and not FLAGS.step.isdecimal():
         raise flags.UsageError(f"--step={FLAGS.step} must be a number, latest or best.")
 
-    if FLAGS.ope_bandwidth is not None and not FLAGS.ope_bandwidth > 0:
+    if FLAGS.ope_bandwidth is not None and not 0 < FLAGS.ope_bandwidth < float("inf"):
         raise flags.UsageError(f"--ope_bandwidth={FLAGS.ope_bandwidth} must be above 0.")
+    if FLAGS.ope_bandwidth is not None and not FLAGS.greedy:
+        raise flags.UsageError("--ope_bandwidth is of greedy policies: add --ope --greedy.")
+    if FLAGS.greedy and not FLAGS.ope:
+        raise flags.UsageError("--greedy is for --ope; who plays is told in both modes.")
     if bool(FLAGS.dataset) != FLAGS.ope:
         raise flags.UsageError("--ope and --dataset go together: an evaluation by that log.")
     if FLAGS.ope:

@@ -113,6 +113,7 @@ class Experiment:
     keep_checkpoints: int = 2  # the last ones, besides the best
     dataset: str = ""  # what it learns from, in place of `source`; "": it collects for itself
     expert: str = ""  # workdir of the policy that it asks; "": it asks nobody
+    expert_step: int = 0  # of the checkpoint there
     online: Online = Online()  # then it learns from both
 
 

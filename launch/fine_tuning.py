@@ -9,6 +9,7 @@ Imports no JAX before a loop's config is made.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ AGENTS: dict[str, dict[str, Any]] = {
     "cql_discrete": {},
     "td3_bc": {},
 }
+_FIXED = ("activation", "cloning_updates")  # that fit in shape, and would break it or do nothing
 FLAGS: dict[str, tuple[Any, str, int | None]] = {  # name -> type, help, minimum; unset by default
     "init_from": (
         str,
@@ -71,6 +73,9 @@ def read(values: Any) -> Online:
             )
     if "floor_episodes" in given and "return_floor" not in given:
         raise UsageError("--floor_episodes changes nothing without --return_floor: add that.")
+    floor = given.get("return_floor", 0.0)
+    if not math.isfinite(floor):
+        raise UsageError(f"--return_floor must be a number that returns can be under, not {floor}.")
     given = {name.removeprefix("online_"): value for name, value in given.items()}
     if given:
         given["init_from"] = os.path.expanduser(values.init_from)
@@ -178,10 +183,12 @@ def resolved(experiment: Experiment) -> Experiment:
     Raises:
         UsageError: there is no checkpoint to start from, or it would be the workdir's own.
     """
+    import jax
+
     from rljax import checkpoint
 
     online = experiment.online
-    if not online.init_from:
+    if not online.init_from or jax.process_count() > 1:  # which is refused
         return experiment
     workdir, origin = pathlib.Path(experiment.workdir), pathlib.Path(online.init_from)
     if workdir.absolute() == origin.absolute():
@@ -219,6 +226,11 @@ def check(experiment: Experiment, agent: "Agent") -> None:
             raise ValueError(
                 "--config.total_updates is of learning from the dataset alone: with --init_from "
                 "--online_steps and --online_updates say how long it goes on."
+            )
+        if name in _FIXED:
+            raise ValueError(
+                f"--config.{name} is what {experiment.online.init_from} has learned with: leave it "
+                "out."
             )
         if name in required:
             raise ValueError(

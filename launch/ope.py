@@ -22,12 +22,23 @@ from launch.trained import Trained
 from rljax import drift
 from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
-from rljax.ope import direct, dynamics, importance, intervals, table, trajectories, weighted
+from rljax.ope import (
+    diagnostics,
+    direct,
+    dynamics,
+    importance,
+    intervals,
+    table,
+    trajectories,
+    weighted,
+)
 from rljax.ope.bandit import Events
 from rljax.ope.trajectories import Trajectories
 from rljax.types import Box, Discrete
 
 _SHIFT_ROWS = 500  # of each sample that is compared
+_MODELED = 0.05  # share of the returns that may be the model's alone
+_FEW = 10  # effective episodes
 _SHIFT_EPISODES = 32  # played for the states that the policy meets
 
 
@@ -53,6 +64,7 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
     values, notes = _values(dataset, target, discount, options)
     ratios = _ratios(run, dataset, values, discount, options)
     logged = _trajectories(dataset, ratios.log_ratio, values, discount)
+    caveats = (*ratios.caveats, *_behind_limits(dataset, logged))
     told = {
         "dataset": path,
         "step": run.step,
@@ -61,7 +73,7 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
         "discount": discount,
         "propensities": ratios.propensities,
         "kernel": ratios.kernel,
-        "notes": [*notes, *ratios.caveats],
+        "notes": [*notes, *caveats],
         "shift": shift(run, dataset, greedy=greedy, seed=seed),
         "dynamics": None,
     }
@@ -82,14 +94,14 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
             None if logged.v is None else logged.v[:, 0],
         )
         found = table.evaluate_events(
-            events, uncovered=uncovered, caveats=ratios.caveats, bootstrap=bootstrap
+            events, uncovered=uncovered, caveats=caveats, bootstrap=bootstrap
         )
         return found, told
     if uncovered is not None:
         padded = np.zeros(logged.valid.shape)
         padded[logged.valid] = uncovered
         uncovered = padded
-    found = table.evaluate(logged, uncovered=uncovered, caveats=ratios.caveats, bootstrap=bootstrap)
+    found = table.evaluate(logged, uncovered=uncovered, caveats=caveats, bootstrap=bootstrap)
     return found, told
 
 
@@ -104,7 +116,7 @@ def shift(run: Trained, dataset: Dataset, *, greedy: bool, seed: int) -> dict[st
 
     `actions` compares logged steps, state and action together, with what the policy would have done
     in others of the logged states; `states` those with the states that it meets when it plays, if
-    the run has an --env. Empty for anything but plain vectors.
+    the run has an --env and its actions are sampled. Empty for anything but plain vectors.
     """
     seen = dataset.rows.observation.features
     if not isinstance(seen, np.ndarray) or seen.dtype == np.uint8:
@@ -123,7 +135,7 @@ def shift(run: Trained, dataset: Dataset, *, greedy: bool, seed: int) -> dict[st
 
     taken = np.asarray(dataset.rows.action)[logged]
     found = {"actions": drift.mmd(joined(logged, taken), joined(others, said["action"]), seed=seed)}
-    if run.experiment.source.name:
+    if run.experiment.source.name and not greedy:
         env = trained.fresh_source(run.experiment)
         collect = collection.collector(run.agent, env, trained.EVAL_ENVS)
         episodes = collect(run.policy, _SHIFT_EPISODES, jax.random.key(seed))
@@ -151,7 +163,9 @@ def foretold(errors: dict[str, Any]) -> str:
 
 def write(found: table.Report, told: dict[str, Any], workdir: pathlib.Path) -> None:
     """Leaves the report and its plot in the workdir."""
-    (workdir / "ope.json").write_text(json.dumps(told | table.to_json(found), indent=2) + "\n")
+    temporary = workdir / ".ope.json"
+    temporary.write_text(json.dumps(told | table.to_json(found), indent=2) + "\n")
+    temporary.replace(workdir / "ope.json")
     table.forest_plot(found, workdir / "plots" / "ope.png")
 
 
@@ -213,17 +227,36 @@ def _ratios(
 def _judged(
     dataset: Dataset, log_ratio: np.ndarray, values: direct.Values | None, discount: float
 ) -> tuple[float, float]:
-    """The estimate of WPDIS, and half its interval; infinite where nothing carries weight."""
+    """The estimate of WPDIS, and half its interval; infinite where few carry the weight."""
+    logged = _trajectories(dataset, log_ratio, values, discount)
+    size = diagnostics.effective_sizes(trajectories.log_weights(logged))[-1]
+    if size < _FEW:  # the delta method's error vanishes where one episode carries everything
+        return 0.0, np.inf
     try:
-        means = importance.weighted_per_decision(
-            _trajectories(dataset, log_ratio, values, discount)
-        )
+        means = importance.weighted_per_decision(logged)
         interval = intervals.student_t(means)
     except ValueError:
         interval = None
     if interval is None:
         return 0.0, np.inf
     return weighted.estimate(means), (interval.high - interval.low) / 2
+
+
+def _behind_limits(dataset: Dataset, logged: Trajectories) -> list[str]:
+    """What the verdict must know of episodes that a time limit cut: all estimators share it."""
+    last = dataset.starts[1:] - 1
+    if not (dataset.rows.discount[last - 1] > 0).any():
+        return []
+    if logged.last_value is None:
+        return ["episodes end at time limits, and no model says what would have followed"]
+    behind = logged.discount ** logged.valid.sum(axis=1) * np.abs(logged.last_value)
+    share = behind.mean() / max(np.abs(trajectories.returns(logged)).mean(), 1e-300)
+    if share <= _MODELED:
+        return []
+    return [
+        f"{100 * share:.0f} % of the returns is the model's word of what lies behind time limits, "
+        "whose error no interval shows"
+    ]
 
 
 def _trajectories(

@@ -48,7 +48,7 @@ def train(experiment: Experiment) -> int:
 
     distributed.check_same(identity(experiment))
     with flags.usage_errors():
-        experiment = fine_tuning.resolved(experiment)
+        experiment = trained.pinned(fine_tuning.resolved(experiment))
         agent, source, loop_config = trained.build(experiment)
         workdir = pathlib.Path(experiment.workdir).absolute()
         if distributed.is_chief():

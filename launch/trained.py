@@ -45,7 +45,6 @@ def build(experiment: Experiment) -> Run:
     """Opens the environments and makes the agent. Raises ValueError where they do not fit."""
     module = registry.agent_module(experiment.agent)
     loop_config = loop_of(experiment)
-    source = _open(experiment, loop_config)
     if jax.process_count() > 1 and not isinstance(
         loop_config, on_policy.Config | actor_learner.Config
     ):
@@ -53,6 +52,7 @@ def build(experiment: Experiment) -> Run:
             f"--agent={experiment.agent} cannot run --distributed with these flags: several "
             "processes learn from rollouts, as ppo does by default."
         )
+    source = _open(experiment, loop_config)
     LOOPS[type(loop_config)].check(source, loop_config)
     agent = module.make(experiment.config, source.spec)
     if experiment.online.init_from:
@@ -98,10 +98,26 @@ def _open(experiment: Experiment, loop_config: Any) -> Source:
     return make(source, loop_config.num_actors)
 
 
+def pinned(experiment: Experiment) -> Experiment:
+    """The same, with the checkpoint of its expert: of a resumed run the one that it asked before.
+
+    Labels of two experts would mix otherwise, where the expert's run has gone on meanwhile.
+    """
+    if not experiment.expert or jax.process_count() > 1:  # which is refused
+        return experiment
+    if (pathlib.Path(experiment.workdir) / experiments.CONFIG_FILE).exists():
+        before = experiments.load(experiment.workdir)
+        if before.expert == experiment.expert:
+            return dataclasses.replace(experiment, expert_step=before.expert_step)
+    with checkpoint.Manager(pathlib.Path(experiment.expert) / "checkpoints") as checkpoints:
+        step = max(checkpoints.steps, default=0)
+    return dataclasses.replace(experiment, expert_step=step)
+
+
 def _expert(experiment: Experiment) -> tuple[Agent, Any]:
     """Whom the run asks. Raises UsageError where there is nobody."""
     try:
-        expert = load(experiment.expert)
+        expert = load(experiment.expert, experiment.expert_step or None)
     except UsageError as error:
         raise UsageError(f"--expert: {error}") from error
     return expert.agent, expert.policy

@@ -220,6 +220,8 @@ def _decode_dataclass(
     fields = {field.name: field for field in dataclasses.fields(cls)}
     prefix = f"{path}." if path else ""
     for name in data:
+        if not isinstance(name, str):
+            raise UsageError(f"{prefix}{name!r} should be the name of a field, in quotes.")
         if name not in fields:
             raise UsageError(f"{prefix}{name} is no known field; {nearest(name, fields)}")
     for name, field in fields.items():

@@ -39,7 +39,9 @@ def mmd(
     both = np.concatenate([x, y]).astype(np.float64)
     if not np.isfinite(both).all():
         raise ValueError("a sample holds a number that is not finite.")
-    both /= np.maximum(both.std(axis=0), _SMALL)[None]
+    mean, spread = both.mean(axis=0), both.std(axis=0)
+    varies = spread > 1e-6 * np.abs(mean)  # what never varies would be rounding, blown up
+    both = (both - mean[None]) / np.where(varies, spread, 1.0)[None]
     squares = (both**2).sum(axis=1)
     distance2 = np.maximum(squares[:, None] + squares[None] - 2 * both @ both.T, 0.0)
     apart = distance2[np.triu_indices(len(both), 1)]

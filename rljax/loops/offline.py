@@ -11,6 +11,7 @@ killed goes on, bit for bit, as if it had not been.
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -114,16 +115,21 @@ def run(
     check(dataset, config)
     dataset = outlook.add(_chosen(dataset, config), agent.stores, config.discount)
     mesh = sharding.mesh(config.num_devices)
-    make = _streamed if _is_streamed(dataset, config, mesh) else _in_memory
-    return _calls(make(agent, dataset, config, mesh), state, config, mesh, first_step)
+    if not _is_streamed(dataset, config, mesh):
+        advance = _in_memory(agent, dataset, config, mesh)
+        return _calls(advance, state, config, mesh, first_step)
+    config = dataclasses.replace(config, updates_per_call=_streamable(dataset, config, mesh))
+    reader = concurrent.futures.ThreadPoolExecutor(1, "rows")
+    advance = _streamed(agent, dataset, config, mesh, reader)
+    return _calls(advance, state, config, mesh, first_step, reader)
 
 
 def draw(
-    valid: Int[Array, " M"], seed: int | Array, number: Array, batch_size: int
+    num_steps: int, seed: int | Array, number: Array, batch_size: int
 ) -> tuple[Int[Array, " B"], Array]:
-    """The rows of update `number`, out of the M that are steps, and the key to learn with."""
+    """Which of the dataset's steps update `number` learns from, and the key to learn with."""
     sample_key, learn_key = keys(seed, number)
-    return valid[jax.random.randint(sample_key, (batch_size,), 0, valid.shape[0])], learn_key
+    return jax.random.randint(sample_key, (batch_size,), 0, num_steps), learn_key
 
 
 Advance = Callable[[Any, int, int], tuple[Any, Metrics]]  # train, first, stop -> train, means
@@ -137,8 +143,8 @@ def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Ad
         rows, valid = data
 
         def update(number: Array, train: Any) -> tuple[Any, Metrics]:
-            index, key = draw(valid, seed, number, config.batch_size)
-            index = device_rows.mine(index)
+            step, key = draw(valid.shape[0], seed, number, config.batch_size)
+            index = device_rows.mine(valid[step])
             weight = jnp.ones(index.shape, jnp.float32)
             sample = ring.take(rows, index, weight, config.num_steps, config.discount)
             return agent.update(train, sample, key)
@@ -154,7 +160,13 @@ def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Ad
     return advance
 
 
-def _streamed(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Advance:
+def _streamed(
+    agent: Agent,
+    dataset: Dataset,
+    config: Config,
+    mesh: Mesh,
+    reader: concurrent.futures.Executor,
+) -> Advance:
     """Rows are read on the host; a call takes along those that it needs, `[K, B, ...]`."""
 
     def many(train: Any, data: tuple[Sample, Array], count: Array) -> tuple[Any, Metrics]:
@@ -168,23 +180,23 @@ def _streamed(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Adv
 
     compiled = _mapped(many, mesh)
     valid, on_host = _steps(dataset), jax.tree.map(lambda x: x[:, None], dataset.rows)
-    numbers = jnp.arange(config.updates_per_call)
+    numbers = jnp.arange(min((config.updates_per_call, *config.cadences)))  # no call is longer
     draws = jax.jit(
-        jax.vmap(lambda number: draw(jnp.asarray(valid), config.seed, number, config.batch_size))
+        jax.vmap(lambda number: draw(len(valid), config.seed, number, config.batch_size))
     )
+    gather = jax.jit(functools.partial(_gather, config=config))
+    ahead: dict[int, tuple[Array, concurrent.futures.Future[_Few]]] = {}
 
-    reader = concurrent.futures.ThreadPoolExecutor(1, "rows")
-    ahead: dict[int, tuple[Array, Array, concurrent.futures.Future[_Few]]] = {}
-
-    def read(first: int) -> tuple[Array, Array, concurrent.futures.Future[_Few]]:
-        index, learn_keys = draws(first + numbers)
-        return index, learn_keys, reader.submit(_read, on_host, np.asarray(index), config.num_steps)
+    def read(first: int) -> tuple[Array, concurrent.futures.Future[_Few]]:
+        step, learn_keys = draws(first + numbers)
+        index = valid[np.asarray(step)]
+        return learn_keys, reader.submit(_read, on_host, index, config.num_steps)
 
     def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
-        index, learn_keys, few = ahead.pop(first, None) or read(first)
+        learn_keys, few = ahead.pop(first, None) or read(first)
         if stop < config.last_step:
             ahead[stop] = read(stop)  # drawn before the call: with more in flight, see `_calls`
-        samples = _gather(few.result(), index, config)
+        samples = gather(few.result())
         data = sharding.replicate((samples, learn_keys), mesh)
         return compiled(train, data, np.int32(stop - first))
 
@@ -195,34 +207,53 @@ class _Few(NamedTuple):
     """Rows that are needed, of many."""
 
     rows: Transition  # [M, 1, ...]
-    place: np.ndarray  # [R]: where among them each drawn row is
+    place: np.ndarray  # [K, B]: where among them each drawn row is
+    index: np.ndarray  # [K, B]: and where it is among all
 
 
 def _read(rows: Transition, index: np.ndarray, num_steps: int) -> _Few:
-    """The rows of `[N, 1, ...]` that were drawn, with their successors; each is read once."""
+    """The rows of `[N, 1, ...]` that were drawn, with their successors, in the order of the file.
+
+    As many as there could be, the last one repeated: programs are compiled for a number of rows.
+    """
     reach = index.reshape(-1, 1) + np.arange(num_steps + 1)[None]
     reach = np.minimum(reach, len(rows.reward) - 1)
     needed, inverse = np.unique(reach, return_inverse=True)
+    needed = np.pad(needed, (0, reach.size - needed.size), mode="edge")
     some = jax.tree.map(lambda x: x[needed], rows)
-    return _Few(some, inverse.reshape(reach.shape)[:, 0])
+    return _Few(some, inverse.reshape(reach.shape)[:, 0].reshape(index.shape), index)
 
 
-def _gather(few: _Few, index: Array, config: Config) -> Sample:
+def _gather(few: _Few, config: Config) -> Sample:
     """`ring.take` of a few rows: the same numbers from the same draws, `[K, B, ...]`."""
-    flat = index.reshape(-1)
-    some = jax.tree.map(jnp.asarray, few.rows)
+    shape, flat = few.place.shape, jnp.asarray(few.place).reshape(-1)
     taken = ring.take(
-        ring.Ring(some, jnp.int32(0), jnp.int32(len(few.rows.reward))),
-        jnp.asarray(few.place),
+        ring.Ring(few.rows, jnp.int32(0), jnp.int32(len(few.rows.reward))),
+        flat,
         jnp.ones(flat.shape, jnp.float32),
         config.num_steps,
         config.discount,
     )
-    taken = taken._replace(index=flat)
-    return jax.tree.map(lambda x: x.reshape(*index.shape, *x.shape[1:]), taken)
+    taken = taken._replace(index=jnp.asarray(few.index).reshape(-1))
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), taken)
 
 
 def _calls(
+    advance: Advance,
+    state: State,
+    config: Config,
+    mesh: Mesh,
+    first_step: int,
+    reader: concurrent.futures.Executor | None = None,
+) -> Iterator[tuple[int, State, Metrics]]:
+    try:
+        yield from _advances(advance, state, config, mesh, first_step)
+    finally:
+        if reader is not None:  # whoever stops does not wait for what would come next
+            reader.shutdown(wait=False, cancel_futures=True)
+
+
+def _advances(
     advance: Advance, state: State, config: Config, mesh: Mesh, first_step: int
 ) -> Iterator[tuple[int, State, Metrics]]:
     number, train = first_step, sharding.replicate(state.train, mesh)
@@ -278,3 +309,14 @@ def _is_streamed(dataset: Dataset, config: Config, mesh: Mesh) -> bool:
     needed = sum(x.nbytes for x in jax.tree.leaves(dataset.rows))
     free = memory.available(mesh.devices.flat[0])
     return free is not None and needed > free // 2  # parameters and batches need some, too
+
+
+def _streamable(dataset: Dataset, config: Config, mesh: Mesh) -> int:
+    """Updates of a call whose rows fit into an eighth of the device's memory; one at least."""
+    free = memory.available(mesh.devices.flat[0])
+    if free is None:
+        return config.updates_per_call
+    row = sum(x.nbytes for x in jax.tree.leaves(dataset.rows)) / len(dataset.rows.reward)
+    # What was read, with n successors, and both ends of the samples that are made of it.
+    needed = row * config.batch_size * (config.num_steps + 3)
+    return int(max(1, min(config.updates_per_call, free / 8 // needed)))

@@ -9,6 +9,7 @@ reads no more than the rows that it draws.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from rljax import config as configs
 from rljax.offline import tables
 from rljax.offline.dataset import Dataset
-from rljax.types import EnvSpec, Observation, Transition
+from rljax.types import ActionSpec, Box, Discrete, EnvSpec, Observation, Transition
 
 FILE = "rows.json"
 _STARTS = "starts.bin"
@@ -54,12 +55,7 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[Callable[[Dataset], None
             specs.append(part.spec)
             told.extend(shapes)
             files.extend((partial / f"{n}.bin").open("wb") for n in range(len(shapes)))
-        if part.spec != specs[0]:
-            differences = configs.diff(*map(configs.to_json, (specs[0], part.spec)))
-            raise ValueError(
-                f"{part.source} is of something else than what came before: "
-                f"{'; '.join(differences)}."
-            )
+        specs[0] = _widened(specs[0], part)
         if shapes != told:
             names = [", ".join(each["name"] for each in all_of) for all_of in (shapes, told)]
             raise ValueError(f"{part.source} has the arrays {names[0]}; before it came {names[1]}.")
@@ -107,6 +103,36 @@ def read(folder: str | os.PathLike[str]) -> Dataset:
     if len(starts) != told["episodes"] + 1 or starts[-1] != told["rows"]:
         raise ValueError(f"{folder} is damaged ({_STARTS} does not fit): convert its source again.")
     return Dataset(spec, rows, starts, str(folder))
+
+
+def covers(action: ActionSpec, other: ActionSpec) -> bool:
+    """Whether every action of the other space is one of this."""
+    match action, other:
+        case Discrete(), Discrete():
+            return action.num_actions >= other.num_actions
+        case Box(), Box() if len(action.low) == len(other.low):
+            pairs = zip(action.low, other.low, strict=True)
+            tops = zip(action.high, other.high, strict=True)
+            return all(a <= b for a, b in pairs) and all(a >= b for a, b in tops)
+    return action == other
+
+
+def _widened(spec: EnvSpec, part: Dataset) -> EnvSpec:
+    """The spec, with the actions of a part too: what a log does not say is found in its rows."""
+    action, other = spec.action, part.spec.action
+    if isinstance(action, Discrete) and isinstance(other, Discrete):
+        action = Discrete(max(action.num_actions, other.num_actions))
+    elif isinstance(action, Box) and isinstance(other, Box) and action.shape == other.shape:
+        low = map(min, action.low, other.low)
+        action = Box(tuple(low), tuple(map(max, action.high, other.high)))
+    made = dataclasses.replace(spec, action=action)
+    told = dataclasses.replace(part.spec, name=spec.name, action=action)
+    if made != told or not covers(action, other):
+        differences = configs.diff(*map(configs.to_json, (spec, part.spec)))
+        raise ValueError(
+            f"{part.source} is of something else than what came before: {'; '.join(differences)}."
+        )
+    return made
 
 
 def _arrays(rows: Transition) -> dict[str, Any]:

@@ -62,13 +62,16 @@ def read(
 
 
 def parts(
-    folder: str | os.PathLike[str], spec: EnvSpec | None = None, rows: int = 100_000
+    folder: str | os.PathLike[str],
+    spec: EnvSpec | None = None,
+    on_fault: OnFault = OnFault.REFUSE,
+    *,
+    clip_actions: bool = False,
+    rows: int = 100_000,
 ) -> Iterator[Dataset]:
     """As `read`, some episodes at a time: as many as have `rows` rows, or one that has more."""
-    with _opened_file(folder, spec, OnFault.REFUSE, False, collections.Counter()) as (
-        made_of,
-        found,
-    ):
+    counts: collections.Counter[str] = collections.Counter()
+    with _opened_file(folder, spec, on_fault, clip_actions, counts) as (made_of, found):
         some: list[Episode] = []
         size = first = 0
         for number, episode in enumerate(found):

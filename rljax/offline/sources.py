@@ -30,6 +30,7 @@ from rljax.offline import (
     tables,
 )
 from rljax.offline.dataset import Dataset
+from rljax.offline.mapped import covers
 from rljax.offline.schema import Columns, Reading, Rules
 from rljax.replay import memory
 from rljax.types import EnvSpec
@@ -108,6 +109,7 @@ def read(
         )
     kind = _kind(path, columns)
     _check_options(path, kind, spec, time_limit, clip_actions)
+    _check_schema(path, kind, columns, rules)
     if like is not None:
         like = pathlib.Path(like)
         if kind not in _BANDITS or _kind(like, None) != kind:
@@ -119,13 +121,7 @@ def read(
     match kind:
         case "mapped":
             made = mapped.read(path)
-            if spec is not None and spec != made.spec:
-                differences = configs.diff(*map(configs.to_json, (made.spec, spec)))
-                raise ValueError(
-                    f"{path} is of something else than {spec.name} ({'; '.join(differences)}): "
-                    f"give `launch.convert` the --env that it shall be of."
-                )
-            return Reading(made, {}, {})
+            return Reading(made if spec is None else _as(spec, made), {}, {})
         case "minari":
             on_fault = chosen.on_fault
             return minari_source.read(path, spec, on_fault, clip_actions=clip_actions)
@@ -145,16 +141,25 @@ def read(
     return event_log.read_jsonl(path, columns or _COLUMNS, chosen, spec)
 
 
-def parts(path: str | os.PathLike[str], spec: EnvSpec | None = None) -> Iterator[Dataset]:
+def parts(
+    path: str | os.PathLike[str],
+    spec: EnvSpec | None = None,
+    like: str | os.PathLike[str] | None = None,
+) -> Iterator[Dataset]:
     """The dataset at a path: of Minari's layout in parts that fit into memory, else as one.
 
-    Raises ValueError as `open` does; the spec of a bandit's log is its own.
+    Raises ValueError as `open` does; of `spec` and `like` a bandit's log takes the latter.
     """
     path = pathlib.Path(path)
-    if path.suffix not in _YAML and _kind(path, None) == "minari":
-        yield from minari_source.parts(path, spec)
-    else:
-        yield open(path, None if is_bandit(path) else spec)
+    kind = _kind(path, None)
+    if kind != "minari":
+        bandit = kind in _BANDITS
+        yield open(path, None if bandit else spec, like=like if bandit else None)
+        return
+    told = _described(path) if path.suffix in _YAML else schema.Description(str(path))
+    _check_schema(path, kind, told.columns, told.rules)
+    on_fault = (told.rules or _RULES).on_fault
+    yield from minari_source.parts(told.path, spec, on_fault, clip_actions=told.clip_actions)
 
 
 def is_bandit(path: str | os.PathLike[str]) -> bool:
@@ -222,6 +227,18 @@ def _kind_of_json(path: pathlib.Path) -> str:
     return "reagent" if reagent.MARKS <= keys else "log"
 
 
+def _as(spec: EnvSpec, made: Dataset) -> Dataset:
+    """The same rows as those of `spec`, whose name and time limit may be others."""
+    if (spec.parts, spec.has_mask) != (made.spec.parts, made.spec.has_mask) or not covers(
+        spec.action, made.spec.action
+    ):
+        differences = configs.diff(*map(configs.to_json, (made.spec, spec)))
+        raise ValueError(
+            f"{made.source} is of something else than {spec.name}: {'; '.join(differences)}."
+        )
+    return dataclasses.replace(made, spec=spec)
+
+
 def _check_memory(path: pathlib.Path) -> None:
     """Before a file is read that would fill all memory: its bytes, which may be packed tighter."""
     files = [path] if path.is_file() else list(path.rglob("*.hdf5"))
@@ -231,6 +248,20 @@ def _check_memory(path: pathlib.Path) -> None:
             f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free: "
             f"`python -m launch.convert --dataset={path} --out=FOLDER` makes of it what is read "
             "from disk; of Minari's layout whole, of other formats in files that fit."
+        )
+
+
+def _check_schema(
+    path: pathlib.Path, kind: str, columns: Columns | None, rules: Rules | None
+) -> None:
+    """Likewise for names of columns and rules."""
+    if columns is not None and kind not in ("parquet", "log"):
+        raise ValueError(f"names of columns are for event logs, not for {path}.")
+    others = rules is not None and dataclasses.replace(rules, on_fault=_RULES.on_fault) != _RULES
+    if (kind == "mapped" and rules not in (None, _RULES)) or (kind == "minari" and others):
+        raise ValueError(
+            f"{path} tells its episodes itself: rules are for logs and arrays"
+            f"{', but for on_fault' if kind == 'minari' else ''}."
         )
 
 

@@ -14,6 +14,8 @@ from rljax.ope import trajectories as trajectories_lib
 from rljax.ope.trajectories import Trajectories
 from rljax.ope.weighted import WeightedMeans, plain, times_weight
 
+ROUNDING = 1e-5  # of a log weight at a threshold: propensities are kept in single precision
+
 
 @dataclasses.dataclass(frozen=True)
 class Events:
@@ -120,7 +122,7 @@ def switch_dr(events: Events, lambda_: float) -> WeightedMeans:
     _not_negative(lambda_)
     q, v = _model(events)
     log_weight = _log_weights(events)
-    trusted = log_weight <= (np.log(lambda_) if lambda_ > 0 else -np.inf)
+    trusted = log_weight <= (np.log(lambda_) + ROUNDING if lambda_ > 0 else -np.inf)
     return plain(v + times_weight(log_weight, np.where(trusted, events.reward - q, 0.0)))
 
 

@@ -61,11 +61,15 @@ def episodes_for_skewness(contributions: Float[np.ndarray, " E"]) -> float:
     Cochran's rule (1977, "Sampling techniques"): with more, 95 % intervals fail 6 times in 100 at
     most. Weights alone do not show it, where rewards are rare.
     """
-    apart = contributions - contributions.mean()
-    variance = (apart**2).mean()
-    if variance <= 1e-12 * max(1.0, float((contributions**2).mean())):
+    largest = np.abs(contributions).max()
+    if largest == 0:
         return 0.0
-    return float(25 * (apart**3).mean() ** 2 / variance**3)
+    scaled = contributions / largest  # whatever the unit of the reward, nothing overflows
+    apart = scaled - scaled.mean()
+    variance = (apart**2).mean()
+    if variance <= 1e-12 * (scaled**2).mean():
+        return 0.0
+    return float(25 * ((apart / np.sqrt(variance)) ** 3).mean() ** 2)
 
 
 def verdict(
@@ -129,8 +133,10 @@ def _of_mean_weight(trajectories: Trajectories) -> tuple[list[str], list[str]]:
     if trajectories.num_episodes == 1 or np.isposinf(trajectories.log_ratio).any():
         return [], []
     log_weight = trajectories_lib.log_weights(trajectories)[:, -1]
-    if np.isneginf(log_weight).all() or log_weight.max() > 300:
-        return [], []  # no overlap, or a weight whose square is no number: said elsewhere
+    if np.isneginf(log_weight).all():
+        return [], []  # no overlap: said elsewhere
+    if log_weight.max() > 300:  # the square is no number
+        return ["the weights average more than 1e100 where 1 is due: propensities are wrong"], []
     weight = np.exp(log_weight)
     mean, error = weight.mean(), weight.std(ddof=1) / np.sqrt(len(weight))
     if abs(mean - 1) <= _DEVIATIONS * error + 1e-6:
@@ -157,7 +163,7 @@ def _of_support(
 def _of_returns(trajectories: Trajectories, estimates: Sequence[Estimate]) -> list[str]:
     returns = trajectories_lib.returns(trajectories)
     low, high = float(returns.min()), float(returns.max())
-    room = 1e-9 * (1 + abs(low) + abs(high))
+    room = 1e-9 * (abs(low) + abs(high))
     reasons = [
         f"{name} says {value:.4g}, and no return in the log is {'below' if below else 'above'} "
         f"{low if below else high:.4g}"
@@ -180,6 +186,11 @@ def _of_agreement(estimates: Sequence[Estimate]) -> list[str]:
         (row.name, Interval(row.low, row.high))
         for row in estimates
         if row.low is not None and row.high is not None
+    ]
+    reasons += [
+        f"the interval of {name} has no width: all that carries weight earned the same"
+        for name, interval in known
+        if interval.low == interval.high
     ]
     pairs = sorted(itertools.combinations(known, 2), key=lambda pair: _gap(pair[0][1], pair[1][1]))
     if pairs:

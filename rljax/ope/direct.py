@@ -127,7 +127,6 @@ def evaluate(
         config.discount,
         seed=config.seed,
         num_devices=1,
-        updates_per_call=config.total_updates,
     )
     state = offline.init(agent, dataset, loop)
     *_, (_, state, _) = offline.run(agent, dataset, state, loop, 0)

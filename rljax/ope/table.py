@@ -124,7 +124,7 @@ def evaluate_events(
         f"ipw-clip({clip:g})": lambda: bandit.ipw(events, clip),
         "snipw": lambda: bandit.snipw(events),
     }
-    heaviest = np.exp(min(float(events.log_ratio.max()), 700.0))
+    heaviest = np.exp(min(float(events.log_ratio.max()) - bandit.ROUNDING, 700.0))
     honest = {f"ipw-clip({clip:g})"} if heaviest <= clip else set()
     honest |= {f"switch-dr({switch:g})"} if heaviest <= switch else set()
     if events.q is not None and events.v is not None:

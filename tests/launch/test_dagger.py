@@ -110,6 +110,19 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(straight, arguments, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, one.policy, two.policy)
 
 
+def test_a_resumed_run_asks_the_expert_that_it_asked_before(straight, expert, arguments, tmp_path):
+    asked = trained.pinned(experiment(*arguments, f"--workdir={tmp_path}"))
+    assert asked.expert_step == 256
+    stored = json.loads((straight / "config.json").read_text())
+    assert stored["experiment"]["expert_step"] == 256
+    stored["experiment"]["expert_step"] = 128  # as if the expert had been there when it began
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    again = trained.pinned(experiment(*arguments, f"--workdir={tmp_path}"))
+    assert again.expert_step == 128
+    with pytest.raises(UsageError, match=r"--expert: .*128"):
+        trained.build(again)
+
+
 def test_another_expert_is_another_run(straight, arguments, tmp_path):
     run = experiments.load(straight)
     other = dataclasses.replace(run, expert=str(tmp_path))

@@ -48,6 +48,15 @@ def test_the_scale_of_a_column_does_not_matter():
     assert np.isfinite(drift.mmd(constant, constant).mmd2)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, 100.0])
+def test_a_column_that_never_varies_hides_no_shift(value):
+    x, y = sample(60), sample(60, 1.0, seed=1)
+    column = np.full((60, 1), value)
+    found = drift.mmd(np.concatenate([x, column], 1), np.concatenate([y, column], 1))
+    assert found.mmd2 == pytest.approx(drift.mmd(x, y).mmd2)
+    assert found.p_value < 0.01
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="two rows of each"):
         drift.mmd(sample(1), sample(5))

@@ -1,6 +1,8 @@
 """Learning from a dataset: what is drawn, that streaming and devices change nothing, resume."""
 
 import dataclasses
+import threading
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +102,7 @@ def test_every_step_is_drawn_and_no_other_row(data):
     rows = offline.ring.full(data.rows)
     valid = jnp.asarray(offline._steps(data))
     index = jnp.concatenate(
-        [offline.draw(valid, jnp.int32(0), jnp.int32(n), 64)[0] for n in range(10)]
+        [valid[offline.draw(len(valid), jnp.int32(0), jnp.int32(n), 64)[0]] for n in range(10)]
     )
     counts = np.bincount(index, minlength=len(data.rows.reward))
     np.testing.assert_array_equal(counts > 0, data.rows.valid)
@@ -134,6 +136,36 @@ def test_how_rows_come_changes_nothing(data, changes, num_steps):
     _, straight, _ = trained(data, num_steps=num_steps)
     _, other, _ = trained(data, num_steps=num_steps, **changes)
     jax.tree.map(np.testing.assert_array_equal, straight, other)
+
+
+def test_calls_read_no_more_than_they_learn_from_and_end_their_reader(data, monkeypatch):
+    shapes, real = [], offline._read
+
+    def read(rows, index, num_steps):
+        few = real(rows, index, num_steps)
+        shapes.append((index.shape, few.rows.reward.shape))
+        return few
+
+    monkeypatch.setattr(offline, "_read", read)
+    before = threading.active_count()
+    trained(data, streamed=True, cadences=(4, 10))
+    assert set(shapes) == {((4, 8), (64, 1))}  # 4 × 8 rows, each with its successor
+    assert len(shapes) == 6  # from 0, 4, 8, 10, 12 and 16 on: each once, and nothing behind
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def test_a_call_takes_along_what_fits_into_memory(data, monkeypatch):
+    # a row is 2 numbers, an action, a reward, a discount and a flag: 21 bytes; 4 × 8 of them
+    monkeypatch.setattr(offline.memory, "available", lambda device: 8 * 3 * 21 * 4 * 8)
+    mesh = sharding.mesh(1)
+    assert offline._streamable(data, CONFIG, mesh) == 3
+    monkeypatch.setattr(offline.memory, "available", lambda device: 1)
+    assert offline._streamable(data, CONFIG, mesh) == 1
+    monkeypatch.setattr(offline.memory, "available", lambda device: None)
+    assert offline._streamable(data, CONFIG, mesh) == 7
 
 
 @pytest.mark.parametrize("streamed", [False, True])

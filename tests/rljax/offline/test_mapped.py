@@ -54,7 +54,6 @@ def test_what_was_interrupted_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        (make(spec=EnvSpec("Task-v0", (2,), "float32", Discrete(4))), "num_actions: 3 -> 4"),
         (make(spec=EnvSpec("Task-v0", (2,), "float32", Box((0.0,), (1.0,)))), "something else"),
         (make(log_prob=0.5), "before it came observation.features, action, reward"),
     ],
@@ -119,11 +118,43 @@ def test_damage_is_told(folder, damage, words):
 
 
 def test_another_spec_is_refused(folder):
-    with pytest.raises(
-        ValueError,
-        match=r"something else than other .*name: .*Task-v0.* give `launch.convert` the --env",
-    ):
+    with pytest.raises(ValueError, match=r"something else than other: .*shape: \[2\] -> \[3\]"):
         sources.open(folder, EnvSpec("other", (3,), "float32", Discrete(3)))
+    with pytest.raises(ValueError, match="num_actions: 3 -> 2"):
+        sources.open(folder, EnvSpec("other", (2,), "float32", Discrete(2)))
+
+
+def test_rows_are_of_any_task_that_sees_and_does_the_same(folder):
+    spec = EnvSpec("other", (2,), "float32", Discrete(5), max_episode_steps=9)
+    read = sources.open(folder, spec)
+    assert read.spec == spec
+    assert isinstance(read.rows.observation.features.base, np.memmap)
+
+
+def test_parts_know_the_actions_of_all(tmp_path):
+    def joined(*specs):
+        with mapped.writing(tmp_path / specs[0].name) as append:
+            for spec in specs:
+                append(make(spec=spec))
+        return mapped.read(tmp_path / specs[0].name).spec
+
+    choices = [EnvSpec(f"day-{n}", (2,), "float32", Discrete(n)) for n in (2, 4, 3)]
+    assert joined(*choices) == EnvSpec("day-2", (2,), "float32", Discrete(4))
+    boxes = [
+        EnvSpec(f"real-{low}", (2,), "float32", Box((low, -1.0), (0.5, high)))
+        for low, high in ((-1.0, 0.0), (-2.0, 0.0), (-1.5, 3.0))
+    ]
+    assert joined(*boxes).action == Box((-2.0, -1.0), (0.5, 3.0))
+
+
+def test_what_a_description_says_to_no_effect_is_refused(folder, tmp_path):
+    for words in ("columns: {reward: x}", "rules: {sort: true}"):
+        (tmp_path / "d.yaml").write_text(f"path: rows\n{words}\n")
+        with pytest.raises(ValueError, match=r"names of columns are for|tells its episodes itself"):
+            sources.open(tmp_path / "d.yaml")
+    (tmp_path / "d.yaml").write_text("path: rows\n1: 2\n")
+    with pytest.raises(ValueError, match="1 should be the name of a field, in quotes"):
+        sources.open(tmp_path / "d.yaml")
 
 
 def test_what_fills_the_memory_is_refused_with_what_to_do(tmp_path, monkeypatch, write_jsonl):

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from rljax.ope import bandit, diagnostics, intervals, weighted
+from rljax.ope import bandit, diagnostics, intervals, table, weighted
 from rljax.ope.bandit import Events
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -180,3 +180,16 @@ def test_estimates_of_the_open_bandit_dataset(campaign, direction):
         theirs = reference[key]
         theirs = theirs if isinstance(theirs, list) else list(theirs.values())[1:]
         np.testing.assert_allclose(interval, theirs, atol=0.15 * (theirs[1] - theirs[0]))
+
+
+def test_a_weight_at_the_threshold_is_not_cut_whatever_its_last_digit():
+    # one of ten actions alike, the policy's own: w is 10, and ln 0.1 in single precision says more
+    log_ratio = -np.float64(np.float32(np.log(0.1)))
+    assert np.exp(log_ratio) > 10
+    reward = np.array([0.0, 1.0, 0.0, 0.0])
+    events = Events(reward, np.full(4, log_ratio), np.full(4, 0.8), np.full(4, 0.8))
+    np.testing.assert_array_equal(bandit.switch_dr(events, 10.0).value, bandit.dr(events).value)
+    names = {row.name: row for row in table.evaluate_events(events).estimates}
+    assert "cut" not in names["ipw-clip(10)"].note
+    above = Events(reward, np.full(4, log_ratio + 0.01), np.full(4, 0.8), np.full(4, 0.8))
+    np.testing.assert_array_equal(bandit.switch_dr(above, 10.0).value[:, 0], above.v)

@@ -121,13 +121,30 @@ def test_estimators_that_disagree_cannot_all_be_right():
     logged = bandit_log([0.5, 1.5] * 100)
     agree = [Estimate("dm", 0.5, 0.4, 0.6), Estimate("snipw", 0.55, 0.5, 0.7)]
     assert diagnostics.verdict(logged, agree).trust == "high"
-    rounded = [Estimate("dm", 0.3, 0.3, 0.3), Estimate("dr", 0.1 + 0.2, 0.1 + 0.2, 0.1 + 0.2)]
+    rounded = [Estimate("dm", 0.3, 0.2, 0.3), Estimate("dr", 0.1 + 0.2, 0.1 + 0.2, 0.4)]
     assert rounded[0].high < rounded[1].low  # by the last digit
     assert diagnostics.verdict(logged, rounded).trust == "high"
     apart = [*agree, Estimate("dr", 0.9, 0.8, 1.0)]
     verdict = diagnostics.verdict(logged, apart)
     assert verdict.trust == "low"
     assert verdict.reasons == ("estimators disagree: dm lies in [0.4, 0.6], dr in [0.8, 1]",)
+
+
+def test_an_interval_without_width_is_no_certainty():
+    # a click in 50, and the policy does nothing that was clicked: IPW says 0 in [0, 0]
+    weight, reward = [0.0, 2.0] * 150, [1.0] + [0.0] * 299
+    seen = Estimate("ipw", 0.0, 0.0, 0.0)
+    verdict = diagnostics.verdict(bandit_log(weight, reward), [seen])
+    assert verdict.trust == "low"
+    assert "the interval of ipw has no width" in said(verdict)
+
+
+def test_weights_beyond_all_numbers_are_not_trusted():
+    log_ratio = np.full((200, 10), 31.0)
+    logged = Trajectories(np.ones((200, 10)), log_ratio, np.ones((200, 10), bool), 1.0)
+    verdict = diagnostics.verdict(logged)
+    assert verdict.trust == "none"
+    assert "the weights average more than" in said(verdict)
 
 
 def test_a_model_without_an_interval_disagrees_as_if_it_had_the_others():
@@ -149,6 +166,11 @@ def test_skewness_asks_for_episodes():
     assert diagnostics.episodes_for_skewness(rare) == pytest.approx(25 * 0.98**2 / 0.0099)
     assert diagnostics.episodes_for_skewness(np.array([-1.0, 0.0, 1.0])) == pytest.approx(0)
     assert diagnostics.episodes_for_skewness(np.full(9, 0.1)) == 0
+    assert diagnostics.episodes_for_skewness(np.zeros(9)) == 0
+    for unit in (1e-5, 1e134):  # of the reward: nothing changes, nothing overflows
+        assert diagnostics.episodes_for_skewness(rare * unit) == pytest.approx(
+            25 * 0.98**2 / 0.0099
+        )
 
 
 def test_caveats_keep_trust_low():
