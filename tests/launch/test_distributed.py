@@ -29,8 +29,9 @@ SMALL = (
 IN_GRAPH = ("--env=rljax:cartpole", *SMALL, "--eval_episodes=0", "--checkpoint_every=2048")
 SHORT = (*IN_GRAPH, "--config.total_steps=8192")
 ENDLESS = (*IN_GRAPH, "--config.total_steps=100000000")
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "NPROC": "2"}
-ENVIRONMENT.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own, which JAX has set
+# As users have it: without what the tests set for themselves, and JAX for them.
+_OWN = ("XLA_FLAGS", "NPROC", "TF_CPP_MIN_LOG_LEVEL")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _OWN}
 RESUMES = "start the same command on every process again, and it resumes from the last checkpoint."
 
 
