@@ -4,7 +4,7 @@
     --online_steps=100_000 --dataset_fraction=0.25          its budget, and what batches are made of
     --return_floor=3000 --floor_episodes=10                 ends the run where the last 10 are worse
 
-Imports no JAX before a loop's config is made.
+The run that it goes on from is looked at while flags are read.
 """
 
 import dataclasses
