@@ -7,6 +7,8 @@ networks have two ReLU layers of 256, all batches 256 rows. Rows, for each agent
 
     train/AGENT      updates/s, draws of batches included, compilation apart
     compile/AGENT    s that the first call takes longer than the others; nothing compiled before
+    passes/cql       updates/s of CQL with a learned multiplier, beside one that differentiates each
+                     of five losses in a pass of its own (`five_pass_cql`), run by the same loop
 
 Ours is the loop of `launch.train` without its writers: a window is one call of one program. d3rlpy
 draws each batch from its replay buffer and updates once, without its logs and progress bars, on one
@@ -17,17 +19,18 @@ import dataclasses
 import pathlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from agents import bc, cql, cql_discrete, iql, td3_bc
-from launch.benchmarks import Options
+from launch.benchmarks import Options, five_pass_cql
 from launch.benchmarks.peers import Peers
 from launch.benchmarks.table import Row
 from rljax import registry
+from rljax.agent import Agent
 from rljax.config import UsageError, nearest
 from rljax.loops import offline
 from rljax.offline import dataset as datasets
@@ -133,7 +136,8 @@ def _rows(options: Options, sizes: Sizes) -> Iterator[Row]:
     jax.config.update("jax_enable_compilation_cache", False)  # so that compiling is compiling
     for agent in options.agents or SETTINGS:
         setting = SETTINGS[agent]
-        compiling, speeds = ours(agent, setting, sizes, options.repeats)
+        make = registry.agent_module(agent).make
+        compiling, speeds = ours(agent, make, setting, sizes, options.repeats)
         settings = {
             "steps": sizes.episodes * sizes.episode_length,
             "observation_size": sizes.observation_size,
@@ -147,16 +151,28 @@ def _rows(options: Options, sizes: Sizes) -> Iterator[Row]:
             speed = statistics.median(speeds)
             yield Row(f"train/{agent}", speed, "updates/s", settings, peer, fast, speeds)
             yield Row(f"compile/{agent}", compiling, "s", settings, peer, slow)
+        if agent == "cql":
+            yield passes(setting, sizes, settings, options.repeats)
+
+
+def passes(setting: Setting, sizes: Sizes, settings: dict[str, Any], repeats: int) -> Row:
+    """CQL in as few passes as it takes, beside five."""
+    config = dataclasses.replace(setting.config, gap_target=5.0)
+    setting = dataclasses.replace(setting, config=config)
+    _, fast = ours("cql", cql.make, setting, sizes, repeats)
+    _, slow = ours("cql", five_pass_cql.make, setting, sizes, repeats)
+    peer = ("five passes", statistics.median(slow))
+    return Row("passes/cql", statistics.median(fast), "updates/s", settings, *peer, fast)
 
 
 def ours(
-    agent: str, setting: Setting, sizes: Sizes, repeats: int
+    agent: str, make: Callable[..., Agent], setting: Setting, sizes: Sizes, repeats: int
 ) -> tuple[float, tuple[float, ...]]:
-    """Seconds to compile, and the updates/s of each window."""
+    """Seconds to compile, and the updates/s of each window, of what `make` makes."""
     module = registry.agent_module(agent)
     dataset = made_up(sizes, discrete=setting.discrete)
     config = dataclasses.replace(setting.config, total_updates=(1 + repeats) * setting.window)
-    learner = module.make(config, dataset.spec)
+    learner = make(config, dataset.spec)
     loop = dataclasses.replace(
         module.loop(config), num_devices=1, streamed=False, updates_per_call=setting.window
     )
