@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, UInt8
 
+from rljax.nn import initializers
 from rljax.nn.mlp import dense
 
 _SQRT2 = math.sqrt(2)
@@ -88,7 +89,7 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "*batch H W C"]) -> Float[Array, "*batch I J F"]:
         """Images to feature maps."""
         shape = (self.size, self.size, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.orthogonal(_SQRT2), shape)
+        kernel = self.param("kernel", initializers.orthogonal(_SQRT2), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         images = x.reshape(-1, *x.shape[-3:])
         if jax.default_backend() == "cpu":

@@ -7,6 +7,8 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from rljax.nn import initializers
+
 
 class Activation(enum.Enum):
     """Nonlinearity of hidden layers; the value is its name in `flax.linen`."""
@@ -19,7 +21,7 @@ class Activation(enum.Enum):
 
 def dense(size: int, gain: float = math.sqrt(2)) -> nn.Dense:
     """A layer with orthogonal weights times `gain` (Saxe et al. 2014) and zero bias."""
-    return nn.Dense(size, kernel_init=nn.initializers.orthogonal(gain))
+    return nn.Dense(size, kernel_init=initializers.orthogonal(gain))
 
 
 class MLP(nn.Module):

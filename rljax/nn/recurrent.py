@@ -20,6 +20,8 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float
 
+from rljax.nn import initializers
+
 
 class GruCarry(NamedTuple):
     """`[B, H]`."""
@@ -112,7 +114,7 @@ def _by_gate(gates: int) -> Callable[..., Array]:
 
     def init(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
         each = (shape[0], shape[1] // gates)
-        orthogonal = nn.initializers.orthogonal()
+        orthogonal = initializers.orthogonal()
         return jnp.concatenate(
             [orthogonal(key, each, dtype) for key in jax.random.split(key, gates)], axis=1
         )
