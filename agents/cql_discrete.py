@@ -22,8 +22,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from agents.dqn import bootstrap, of_action, td_error
-from rljax import distributions, exploration, losses, normalizers, validation
-from rljax.agent import AXIS, Agent
+from rljax import distributions, exploration, losses, normalizers, optim, validation
+from rljax.agent import Agent
 from rljax.loops import offline
 from rljax.nn import torsos
 from rljax.nn.heads import ActionValueHead, LinearHead
@@ -240,11 +240,12 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         del key  # deterministic given the batch
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
-        found = jax.grad(loss, has_aux=True)(state.params, state, batch)
-        grads, metrics = jax.lax.pmean(found, AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state)
-        rate = state.schedules.learning_rate
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, steps)
+        (params, opt_state), metrics, grads = optim.gradient_step(
+            lambda params: loss(params, state, batch),
+            (state.params, state.opt_state),
+            optimizer,
+            state.schedules.learning_rate,
+        )
         updates = state.updates + 1
         target = jax.lax.cond(
             updates % config.target_period == 0,

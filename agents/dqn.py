@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from rljax import exploration, losses, validation
+from rljax import exploration, losses, optim, validation
 from rljax.agent import AXIS, PRIORITY, Agent
 from rljax.loops import off_policy
 from rljax.nn import torsos
@@ -292,7 +292,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         rate = state.schedules.learning_rate
         if config.anneal_learning_rate:
             rate *= jnp.maximum(1 - state.updates / total_updates, 0.0)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, steps)
+        params = optim.descended(state.params, steps, rate)
         updates = state.updates + 1
         target = jax.lax.cond(
             updates % config.target_period == 0,

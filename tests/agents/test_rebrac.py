@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from agents import rebrac
-from agents.td3_bc import Params
+from rljax import delayed_policy
+from rljax.delayed_policy import Params
 from rljax.loops import offline
 from rljax.nn.mlp import MLP, Activation
 from rljax.nn.torsos import Torso
@@ -152,7 +153,7 @@ def test_no_gradient_flows_into_targets_or_through_the_scale(key):
     agent, batch = make(CONFIG, SPEC), sample(SPEC, key)
     state = elsewhere(agent, key)
     after, _, _ = learn(agent, state, batch, key)
-    nets = rebrac.networks("rebrac", CONFIG, SPEC, layer_norm=True)
+    nets = delayed_policy.networks("rebrac", CONFIG, SPEC, layer_norm=True)
     done = jnp.float32(unit_of(batch.action))
     share = batch.weight / batch.weight.sum()
     noise = jnp.clip(0.2 * jax.random.normal(key, (B, 2)), -0.5, 0.5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents import td3_bc
-from rljax import sharding
+from rljax import delayed_policy, sharding
 from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.types import Box, EnvSpec, Observation
@@ -33,7 +33,7 @@ def test_smoothing_by_hand():
     action = jnp.array([[0.0, 0.0, 0.9, -0.9]])
     noise = jnp.array([[1.0, -9.0, 9.0, -1.0]])
     # 0.2; clipped to -½; 0.9 + ½, kept within the box; -0.9 - 0.2 likewise
-    got = td3_bc.smoothed(action, noise, 0.2, 0.5)
+    got = delayed_policy.smoothed(action, noise, 0.2, 0.5)
     np.testing.assert_allclose(got, [[0.2, -0.5, 1.0, -1.0]], rtol=1e-6)
 
 
