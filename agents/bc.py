@@ -151,7 +151,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def look(params: Any, observation: Observation) -> Distribution:
         """The policy at normalized observations; of a box's actions in [-1, 1]."""
         outputs: Any = network.apply(params, observation.features)
-        mask = None if observation.mask is None else jnp.asarray(observation.mask)
+        mask = policies.mask_of(observation)
         if isinstance(spec.action, Box):
             return outputs
         return policies.distribution(spec.action, BoxPolicy.NORMAL, outputs, mask)
@@ -164,7 +164,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         if isinstance(chosen_by, Normal) and isinstance(spec.action, Box):
             chosen_by = box_policies.stretched(chosen_by, spec.action)
         elif isinstance(chosen_by, Categorical) and config.support_threshold:
-            mask = None if observation.mask is None else jnp.asarray(observation.mask)
+            mask = policies.mask_of(observation)
             common = support.supported(chosen_by, config.support_threshold, mask)
             chosen_by = distributions.categorical(chosen_by.log_probs, common)
         return carry, *policies.decide(chosen_by, key, greedy=greedy)

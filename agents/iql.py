@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from agents.sac import critic_loss
 from rljax import distributions, losses, normalizers, optim, validation
@@ -234,14 +234,16 @@ def discrete(config: Config, spec: EnvSpec, action_spec: Discrete) -> Networks:
 
     def look(params: Any, observation: Observation) -> distributions.Categorical:
         logits = jnp.asarray(actor.apply(params, observation.features))
-        return distributions.categorical(logits, _mask(observation))
+        return distributions.categorical(logits, policies.mask_of(observation))
 
     def chosen_by(params: Any, behavior: Any, observation: Observation) -> Distribution:
         policy = look(params, observation)
         if not config.support_threshold:
             return policy
         imitated = look(behavior, observation)
-        common = support.supported(imitated, config.support_threshold, _mask(observation))
+        common = support.supported(
+            imitated, config.support_threshold, policies.mask_of(observation)
+        )
         return distributions.categorical(policy.log_probs, common)
 
     def surprise(params: Any, observation: Observation, action: Array) -> tuple[Array, Array]:
@@ -383,7 +385,3 @@ def _networks(config: Config, spec: EnvSpec) -> Networks:
         f"iql takes a box of actions or one of several, and {spec.name} asks for several at once: "
         "use --agent=bc."
     )
-
-
-def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
-    return None if observation.mask is None else jnp.asarray(observation.mask)

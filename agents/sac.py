@@ -31,7 +31,7 @@ from rljax.nn import box_critics, ensemble, torsos
 from rljax.nn.ensemble import NUM_CRITICS
 from rljax.nn.heads import LinearHead, StateGaussianHead
 from rljax.nn.mlp import Activation
-from rljax.nn.policies import decide
+from rljax.nn.policies import decide, mask_of
 from rljax.nn.torsos import Torso
 from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
@@ -257,7 +257,7 @@ def discrete(config: Config, spec: EnvSpec, action_spec: Discrete) -> Networks:
     ) -> tuple[Array, Array]:
         del key  # no draw: the expectation is exact
         logits = logits_of(params, observation)
-        chosen_by = distributions.categorical(logits, _mask(observation))
+        chosen_by = distributions.categorical(logits, mask_of(observation))
         q = ensemble.apply(critic, critics, observation.features)
         return expected_soft_value(q, chosen_by, temperature), chosen_by.entropy()
 
@@ -272,13 +272,13 @@ def discrete(config: Config, spec: EnvSpec, action_spec: Discrete) -> Networks:
         logits = logits_of(policy.actor, observation)
         if not greedy:
             logits = jnp.where(policy.learning, logits, 0.0)
-        chosen_by = distributions.categorical(logits, _mask(observation))
+        chosen_by = distributions.categorical(logits, mask_of(observation))
         action, extras = decide(chosen_by, key, greedy=greedy)
         q = ensemble.apply(critic, policy.critic, observation.features)
         return action, {**extras, "value": expected_soft_value(q, chosen_by, policy.temperature)}
 
     def target_entropy(observation: Observation) -> Scalar:
-        mask = _mask(observation)
+        mask = mask_of(observation)
         allowed = float(size) if mask is None else jnp.maximum(jnp.sum(mask, axis=-1), 1)
         return config.target_entropy_fraction * jnp.log(allowed)
 
@@ -373,7 +373,3 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         return TrainState(params, target, opt_state, rates, state.updates + 1), metrics
 
     return Agent(spec, init, initial_carry, act, update)
-
-
-def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
-    return None if observation.mask is None else jnp.asarray(observation.mask)

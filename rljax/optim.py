@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from rljax.agent import AXIS
-from rljax.types import Metrics
+from rljax.types import Metrics, Scalar
 
 
 class Optimizer(enum.Enum):
@@ -24,7 +24,7 @@ class Optimizer(enum.Enum):
 
 
 def make(
-    kind: Optimizer, *, epsilon: float, rmsprop_decay: float, max_grad_norm: float
+    kind: Optimizer, *, epsilon: Scalar, rmsprop_decay: Scalar, max_grad_norm: Scalar
 ) -> optax.GradientTransformation:
     """Scales gradients down to an L2 norm, over all parameters, then divides by their usual size.
 

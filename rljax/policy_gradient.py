@@ -17,7 +17,7 @@ from rljax.distributions import Distribution
 from rljax.nn import policies
 from rljax.nn.actor_critic import ActorCritic
 from rljax.nn.policies import BoxPolicy
-from rljax.types import EnvSpec, Metrics, Observation, Transition
+from rljax.types import EnvSpec, Metrics, Observation, Scalar, Transition
 
 
 class Policy(NamedTuple):
@@ -58,7 +58,7 @@ class Player(NamedTuple):
 
 
 def player(
-    spec: EnvSpec, networks: ActorCritic, box_policy: BoxPolicy, observation_clip: float
+    spec: EnvSpec, networks: ActorCritic, box_policy: BoxPolicy, observation_clip: Scalar
 ) -> Player:
     """Joins networks, action space and masks; `observation_clip` is in deviations."""
 
@@ -70,7 +70,7 @@ def player(
 
     def look(params: Any, observation: Observation) -> tuple[Distribution, Array]:
         outputs, value = networks.apply(params, observation.features)
-        mask = None if observation.mask is None else jnp.asarray(observation.mask)
+        mask = policies.mask_of(observation)
         return policies.distribution(spec.action, box_policy, outputs, mask), value
 
     def act(
