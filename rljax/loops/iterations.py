@@ -89,8 +89,8 @@ def learner_over(
     On several devices the replay is on the first, and samples are split over all.
     """
     if mesh.devices.size == 1:
-        learn = learner(agent, buffer, num_updates)
-        return sharding.data_parallel(learn, mesh, parallel, batch_axes=1)
+        alone = learner(agent, buffer, num_updates)
+        return sharding.data_parallel(alone, mesh, parallel, batch_axes=1)
     update = sharding.data_parallel(agent.update, mesh, parallel, batch_axes=0)
     draw, prioritize = jax.jit(buffer.sample), jax.jit(buffer.update, donate_argnums=0)
 
