@@ -14,15 +14,14 @@ import dataclasses
 import enum
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from rljax import distributions, normalizers, validation
-from rljax.agent import AXIS, Agent
+from rljax import distributions, normalizers, optim, validation
+from rljax.agent import Agent
 from rljax.distributions import Categorical, Distribution, Normal
 from rljax.loops import offline
 from rljax.nn import box_policies, policies, torsos
@@ -152,7 +151,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def look(params: Any, observation: Observation) -> Distribution:
         """The policy at normalized observations; of a box's actions in [-1, 1]."""
         outputs: Any = network.apply(params, observation.features)
-        mask = None if observation.mask is None else jnp.asarray(observation.mask)
+        mask = policies.mask_of(observation)
         if isinstance(spec.action, Box):
             return outputs
         return policies.distribution(spec.action, BoxPolicy.NORMAL, outputs, mask)
@@ -165,7 +164,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         if isinstance(chosen_by, Normal) and isinstance(spec.action, Box):
             chosen_by = box_policies.stretched(chosen_by, spec.action)
         elif isinstance(chosen_by, Categorical) and config.support_threshold:
-            mask = None if observation.mask is None else jnp.asarray(observation.mask)
+            mask = policies.mask_of(observation)
             common = support.supported(chosen_by, config.support_threshold, mask)
             chosen_by = distributions.categorical(chosen_by.log_probs, common)
         return carry, *policies.decide(chosen_by, key, greedy=greedy)
@@ -199,11 +198,12 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         del key  # deterministic given the batch
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
-        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state)
-        rate = state.schedules.learning_rate
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, steps)
+        (params, opt_state), metrics, _ = optim.gradient_step(
+            lambda params: loss(params, batch),
+            (state.params, state.opt_state),
+            optimizer,
+            state.schedules.learning_rate,
+        )
         state = state._replace(params=params, opt_state=opt_state, updates=state.updates + 1)
         return state, metrics
 

@@ -30,20 +30,20 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from agents.sac import (
     LOG_SCALE_RANGE,
-    NUM_CRITICS,
     actor_loss,
     critic_loss,
     soft_value,
     temperature_loss,
 )
-from rljax import device_rows, normalizers, validation
-from rljax.agent import AXIS, Agent
+from rljax import device_rows, normalizers, optim, validation
+from rljax.agent import Agent
 from rljax.distributions import Normal, TanhNormal
 from rljax.loops import offline
-from rljax.nn import box_policies, ensemble, torsos
-from rljax.nn.box_critics import ManyActionsCritic
+from rljax.nn import box_critics, box_policies, ensemble, torsos
+from rljax.nn.box_critics import BoxCritic
+from rljax.nn.ensemble import NUM_CRITICS
 from rljax.nn.heads import StateGaussianHead
-from rljax.nn.mlp import MLP, Activation
+from rljax.nn.mlp import Activation
 from rljax.nn.policies import decide
 from rljax.nn.torsos import Torso
 from rljax.offline import rows
@@ -224,7 +224,7 @@ class Networks(NamedTuple):
     """Actor, critic, and the box; what is asked of them are functions of parameters."""
 
     actor: Actor
-    critic: ManyActionsCritic
+    critic: BoxCritic
     box: Box
 
     def init(self, example: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
@@ -379,14 +379,13 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
-        found = jax.grad(loss, has_aux=True)(state.params, state, batch, key)
-        grads, metrics = jax.lax.pmean(found, AXIS)
-        steps: Any
-        steps, opt_state = optimizer.update(grads, state.opt_state)
         slow, fast = state.schedules.actor_learning_rate, state.schedules.critic_learning_rate
-        rates = Params(actor=slow, critic=fast, log_temperature=slow, log_multiplier=fast)
-        parts = zip(state.params, steps, rates, strict=True)
-        params = Params(*(_descended(*part) for part in parts))
+        (params, opt_state), metrics, _ = optim.gradient_step(
+            lambda params: loss(params, state, batch, key),
+            (state.params, state.opt_state),
+            optimizer,
+            Params(actor=slow, critic=fast, log_temperature=slow, log_multiplier=fast),
+        )
         state = state._replace(
             params=params,
             target=optax.incremental_update(params.critic, state.target, config.target_rate),
@@ -410,11 +409,5 @@ def networks_of(config: Config, spec: EnvSpec) -> Networks:
     torso, for_critic = (torsos.make(config.torso, spec, s, config.activation) for s in sizes)
     size = len(spec.action.low)
     actor = Actor(torso, size, config.log_std_multiplier, config.log_std_offset)
-    vector = not (spec.named_parts or torsos.has_pixels(spec))
-    hidden = MLP(config.critic_hidden_sizes, config.activation)
-    critic = ManyActionsCritic(None if vector else for_critic, hidden)
+    critic = box_critics.make(spec, for_critic, config.critic_hidden_sizes, config.activation)
     return Networks(actor, critic, spec.action)
-
-
-def _descended(params: Any, steps: Any, rate: Array) -> Any:
-    return jax.tree.map(lambda p, u: p - rate * u, params, steps)

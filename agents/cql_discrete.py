@@ -21,13 +21,14 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from agents.dqn import bootstrap, of_action, td_error
-from rljax import distributions, exploration, losses, normalizers, validation
-from rljax.agent import AXIS, Agent
+from agents.dqn import bootstrap, decided, of_action, td_error
+from rljax import distributions, losses, normalizers, optim, validation
+from rljax.agent import Agent
 from rljax.loops import offline
 from rljax.nn import torsos
 from rljax.nn.heads import ActionValueHead, LinearHead
 from rljax.nn.mlp import Activation
+from rljax.nn.policies import mask_of
 from rljax.nn.torsos import Torso
 from rljax.offline import rows, support
 from rljax.offline.outlook import RETURN_TO_GO
@@ -183,11 +184,11 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def behavior_of(params: Any, observation: Observation) -> distributions.Categorical:
         logits = jnp.asarray(imitator.apply(params, observation.features))
-        return distributions.categorical(logits, _mask(observation))
+        return distributions.categorical(logits, mask_of(observation))
 
     def choices(params: Params, observation: Observation) -> Bool[Array, "*batch A"] | None:
         """The actions that may be chosen: allowed, and common enough in the data."""
-        mask = _mask(observation)
+        mask = mask_of(observation)
         if not config.support_threshold:
             return mask
         behavior = behavior_of(jax.lax.stop_gradient(params.behavior), observation)
@@ -198,17 +199,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     ) -> tuple[tuple[()], Array, dict[str, Array]]:
         observation = rows.normalized(observation, policy.observation, config.observation_clip)
         values, mask = values_of(policy.params.q, observation), choices(policy.params, observation)
-        chosen_by = exploration.epsilon_greedy(values, 0.0 if greedy else policy.epsilon, mask)
-        action = chosen_by.mode() if greedy else chosen_by.sample(key)
-        best = exploration.greedy(values, mask)
-        extras = {
-            "log_prob": chosen_by.log_prob(action),
-            "entropy": chosen_by.entropy(),
-            "value": jnp.take_along_axis(values, best[..., None], axis=-1)[..., 0],
-            "action_values": values,
-            **chosen_by.parameters(),
-        }
-        return carry, action, extras
+        return carry, *decided(values, mask, policy.epsilon, key, greedy=greedy)
 
     def loss(params: Params, state: TrainState, batch: Sample) -> tuple[Array, Metrics]:
         """Over this device's rows; the mean over devices is that of all rows."""
@@ -223,7 +214,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         q = of_action(values[..., None], batch.action)[:, 0]
         error = td_error(q, batch.reward, batch.discount, next_value)
         bound = batch.extras[RETURN_TO_GO] if config.calibrated else None
-        mask = _mask(batch.observation)
+        mask = mask_of(batch.observation)
         terms = {
             "loss/q": losses.huber(error, config.huber_threshold),
             "loss/conservative": conservative_gap(values, batch.action, mask, bound),
@@ -240,11 +231,12 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         del key  # deterministic given the batch
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
-        found = jax.grad(loss, has_aux=True)(state.params, state, batch)
-        grads, metrics = jax.lax.pmean(found, AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state)
-        rate = state.schedules.learning_rate
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, steps)
+        (params, opt_state), metrics, grads = optim.gradient_step(
+            lambda params: loss(params, state, batch),
+            (state.params, state.opt_state),
+            optimizer,
+            state.schedules.learning_rate,
+        )
         updates = state.updates + 1
         target = jax.lax.cond(
             updates % config.target_period == 0,
@@ -257,7 +249,3 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     stores = (RETURN_TO_GO,) if config.calibrated else ()
     return Agent(spec, init, initial_carry, act, update, stores)
-
-
-def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
-    return None if observation.mask is None else jnp.asarray(observation.mask)

@@ -20,15 +20,16 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from rljax import exploration, losses, validation
+from rljax import exploration, losses, optim, validation
 from rljax.agent import AXIS, PRIORITY, Agent
 from rljax.loops import off_policy
 from rljax.nn import torsos
 from rljax.nn.heads import ActionValueHead
 from rljax.nn.mlp import Activation
+from rljax.nn.policies import decide, mask_of
 from rljax.nn.torsos import Torso
 from rljax.replay.base import Sample
-from rljax.types import Discrete, EnvSpec, Metrics, Observation
+from rljax.types import Discrete, EnvSpec, Metrics, Observation, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +158,22 @@ def divergence(logits: Float[Array, "B N"], target: Float[Array, "B N"]) -> Floa
     return jnp.sum(target * (log_target - jax.nn.log_softmax(logits)), axis=-1)
 
 
+def decided(
+    values: Float[Array, "*batch A"],
+    mask: Bool[Array, "*batch A"] | None,
+    epsilon: Scalar,
+    key: PRNGKeyArray,
+    *,
+    greedy: bool,
+) -> tuple[Array, dict[str, Array]]:
+    """The best action, or one drawn ε-greedily, and all that can be said of the decision."""
+    chosen_by = exploration.epsilon_greedy(values, 0.0 if greedy else epsilon, mask)
+    action, extras = decide(chosen_by, key, greedy=greedy)
+    best = exploration.greedy(values, mask)
+    value = jnp.take_along_axis(values, best[..., None], axis=-1)[..., 0]
+    return action, {**extras, "value": value, "action_values": values}
+
+
 def validate(config: Config) -> None:
     """Raises ValueError, one sentence, for values that cannot work."""
     validation.replay(config)
@@ -242,20 +259,9 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def act(
         policy: Policy, carry: tuple[()], observation: Observation, key: PRNGKeyArray, greedy: bool
     ) -> tuple[tuple[()], Array, dict[str, Array]]:
-        mask = _mask(observation)
+        mask = mask_of(observation)
         values = values_of(outputs_of(policy.params, observation.features))
-        epsilon = 0.0 if greedy else policy.epsilon
-        chosen_by = exploration.epsilon_greedy(values, epsilon, mask)
-        action = chosen_by.mode() if greedy else chosen_by.sample(key)
-        best = exploration.greedy(values, mask)
-        extras = {
-            "log_prob": chosen_by.log_prob(action),
-            "entropy": chosen_by.entropy(),
-            "value": jnp.take_along_axis(values, best[..., None], axis=-1)[..., 0],
-            "action_values": values,
-            **chosen_by.parameters(),
-        }
-        return carry, action, extras
+        return carry, *decided(values, mask, policy.epsilon, key, greedy=greedy)
 
     def loss(params: Any, target: Any, batch: Sample) -> tuple[Array, tuple[Metrics, Array]]:
         """Weighted by importance over this device's rows; the mean over devices is that of all."""
@@ -266,7 +272,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         chooser = next_outputs
         if config.double:
             chooser = outputs_of(jax.lax.stop_gradient(params), next_observation.features)
-        next_chosen = bootstrap(next_outputs, values_of(chooser), _mask(next_observation))
+        next_chosen = bootstrap(next_outputs, values_of(chooser), mask_of(next_observation))
         outputs = of_action(outputs_of(params, batch.observation.features), batch.action)
         if config.num_atoms:
             atoms = support(config)
@@ -292,7 +298,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         rate = state.schedules.learning_rate
         if config.anneal_learning_rate:
             rate *= jnp.maximum(1 - state.updates / total_updates, 0.0)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, steps)
+        params = optim.descended(state.params, steps, rate)
         updates = state.updates + 1
         target = jax.lax.cond(
             updates % config.target_period == 0,
@@ -314,10 +320,6 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         return TrainState(params, target, opt_state, state.schedules, epsilon, updates), metrics
 
     return Agent(spec, init, initial_carry, act, update)
-
-
-def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
-    return None if observation.mask is None else jnp.asarray(observation.mask)
 
 
 def _rows_collected(config: Config, updates: Array) -> Float[Array, ""]:

@@ -22,16 +22,17 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
-from agents.sac import NUM_CRITICS, BoxCritic, critic_loss
-from rljax import distributions, losses, normalizers, validation
-from rljax.agent import AXIS, Agent
+from agents.sac import critic_loss
+from rljax import distributions, losses, normalizers, optim, validation
+from rljax.agent import Agent
 from rljax.distributions import Distribution
 from rljax.loops import offline
-from rljax.nn import box_policies, ensemble, policies, torsos
+from rljax.nn import box_critics, box_policies, ensemble, policies, torsos
+from rljax.nn.ensemble import NUM_CRITICS
 from rljax.nn.heads import LinearHead, ValueHead
-from rljax.nn.mlp import MLP, Activation
+from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.offline import rows, support
 from rljax.reductions import share_of_rows
@@ -184,9 +185,7 @@ def box(config: Config, spec: EnvSpec, action_spec: Box) -> Networks:
     actor = box_policies.GaussianActor(
         torso, action_spec, False, config.initial_log_std, _HEAD_GAIN
     )
-    vector = not (spec.named_parts or torsos.has_pixels(spec))
-    hidden = MLP(config.hidden_sizes, config.activation)
-    critic = BoxCritic(None if vector else torso.copy(), hidden)
+    critic = box_critics.make(spec, torso, config.hidden_sizes, config.activation)
     example, size = spec.example().features, len(action_spec.low)
 
     def init(key: PRNGKeyArray) -> tuple[Any, Any]:
@@ -235,14 +234,16 @@ def discrete(config: Config, spec: EnvSpec, action_spec: Discrete) -> Networks:
 
     def look(params: Any, observation: Observation) -> distributions.Categorical:
         logits = jnp.asarray(actor.apply(params, observation.features))
-        return distributions.categorical(logits, _mask(observation))
+        return distributions.categorical(logits, policies.mask_of(observation))
 
     def chosen_by(params: Any, behavior: Any, observation: Observation) -> Distribution:
         policy = look(params, observation)
         if not config.support_threshold:
             return policy
         imitated = look(behavior, observation)
-        common = support.supported(imitated, config.support_threshold, _mask(observation))
+        common = support.supported(
+            imitated, config.support_threshold, policies.mask_of(observation)
+        )
         return distributions.categorical(policy.log_probs, common)
 
     def surprise(params: Any, observation: Observation, action: Array) -> tuple[Array, Array]:
@@ -298,7 +299,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def learn_value(
         state: TrainState, batch: Sample, q: Array, share: Array
-    ) -> tuple[Any, optax.OptState, Metrics]:
+    ) -> tuple[tuple[Any, optax.OptState], Metrics]:
         """V after a step towards the expectile of the target critics' `q` `[B]`."""
 
         def loss(params: Any) -> tuple[Array, Metrics]:
@@ -306,18 +307,17 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             error = jnp.sum(share * value_loss(value, q, state.schedules.expectile))
             return error, {"loss/value": error, "value/mean": jnp.sum(share * value)}
 
-        found = jax.grad(loss, has_aux=True)(state.params.value)
-        grads, metrics = jax.lax.pmean(found, AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state[0])
+        learner = state.params.value, state.opt_state[0]
         rate = state.schedules.value_learning_rate
-        return _descended(state.params.value, steps, rate), opt_state, metrics
+        learner, metrics, _ = optim.gradient_step(loss, learner, optimizer, rate)
+        return learner, metrics
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         del key  # deterministic given the batch
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
         share, rates = share_of_rows(batch.weight), state.schedules
         target_q = jnp.min(networks.q(state.target, batch.observation, batch.action), axis=0)
-        value, value_opt_state, metrics = learn_value(state, batch, target_q, share)
+        (value, value_opt_state), metrics = learn_value(state, batch, target_q, share)
         # The new V of both observations in one pass.
         features = (batch.observation.features, batch.next_observation.features)
         both = value_of(value, jax.tree.map(lambda *x: jnp.concatenate(x), *features))
@@ -345,15 +345,15 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             return total + means.get("loss/behavior", 0.0), means
 
         learned = (state.params.actor, state.params.critic, state.params.behavior)
-        grads, found = jax.lax.pmean(jax.grad(loss, has_aux=True)(learned), AXIS)
-        steps: Any
-        steps, opt_state = optimizer.update(grads, state.opt_state[1])
         actor_rate = rates.actor_learning_rate
         if config.anneal_actor_learning_rate:
             actor_rate *= cosine(state.updates, config.total_updates)
-        actor = _descended(learned[0], steps[0], actor_rate)
-        critic = _descended(learned[1], steps[1], rates.critic_learning_rate)
-        behavior = _descended(learned[2], steps[2], rates.critic_learning_rate)
+        ((actor, critic, behavior), opt_state), found, _ = optim.gradient_step(
+            loss,
+            (learned, state.opt_state[1]),
+            optimizer,
+            (actor_rate, rates.critic_learning_rate, rates.critic_learning_rate),
+        )
         state = state._replace(
             params=Params(actor, critic, value, behavior),
             target=optax.incremental_update(critic, state.target, config.target_rate),
@@ -385,11 +385,3 @@ def _networks(config: Config, spec: EnvSpec) -> Networks:
         f"iql takes a box of actions or one of several, and {spec.name} asks for several at once: "
         "use --agent=bc."
     )
-
-
-def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
-    return None if observation.mask is None else jnp.asarray(observation.mask)
-
-
-def _descended(params: Any, steps: Any, rate: Array) -> Any:
-    return jax.tree.map(lambda p, u: p - rate * u, params, steps)

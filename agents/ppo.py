@@ -238,7 +238,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def look(params: Any, observation: Observation) -> tuple[distributions.Distribution, Array]:
         """What the actor would do, and the critic's value."""
         outputs, value = networks.apply(params, observation.features)
-        mask = None if observation.mask is None else jnp.asarray(observation.mask)
+        mask = policies.mask_of(observation)
         return policies.distribution(spec.action, config.box_policy, outputs, mask), value
 
     def act(
@@ -246,14 +246,8 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     ) -> tuple[tuple[()], Array, dict[str, Array]]:
         observation = observation._replace(features=normalized(policy, observation.features))
         chosen_by, value = look(policy.params, observation)
-        action = chosen_by.mode() if greedy else chosen_by.sample(key)
-        extras = {
-            "log_prob": chosen_by.log_prob(action),
-            "entropy": chosen_by.entropy(),
-            "value": value,
-            **chosen_by.parameters(),
-        }
-        return carry, action, extras
+        action, extras = policies.decide(chosen_by, key, greedy=greedy)
+        return carry, action, {**extras, "value": value}
 
     def values(params: Any, features: Any) -> Array:
         """V of all rows `[T, B]`; of pixels no more at a time than a minibatch has."""

@@ -24,19 +24,19 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from rljax import device_rows, distributions, losses, validation
-from rljax.agent import AXIS, Agent
+from rljax import device_rows, distributions, losses, optim, validation
+from rljax.agent import Agent
 from rljax.loops import off_policy
-from rljax.nn import ensemble, torsos
-from rljax.nn.heads import LinearHead, StateGaussianHead, ValueHead
-from rljax.nn.mlp import MLP, Activation
-from rljax.nn.policies import decide
+from rljax.nn import box_critics, ensemble, torsos
+from rljax.nn.ensemble import NUM_CRITICS
+from rljax.nn.heads import LinearHead, StateGaussianHead
+from rljax.nn.mlp import Activation
+from rljax.nn.policies import decide, mask_of
 from rljax.nn.torsos import Torso
 from rljax.reductions import share_of_rows
 from rljax.replay.base import Sample
 from rljax.types import Box, Discrete, EnvSpec, Metrics, Observation, Scalar
 
-NUM_CRITICS = 2  # E: targets take the lesser, against overestimation (Fujimoto et al. 2018)
 LOG_SCALE_RANGE = (-20.0, 2.0)  # of ln σ, as in the authors' code
 _HEAD_GAIN = 0.01  # of the policy's last layer: the first policies are near N(0, 1), or uniform
 
@@ -183,19 +183,6 @@ class Networks(NamedTuple):
     target_entropy: Callable[[Observation], Scalar]  # one for all, or [B]
 
 
-class BoxCritic(nn.Module):
-    """Q of a real action: joined to a vector as it is, to anything else behind its torso."""
-
-    torso: nn.Module | None
-    hidden: MLP
-
-    @nn.compact
-    def __call__(self, features: Any, action: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
-        """Features and actions in [-1, 1] to values."""
-        seen = features if self.torso is None else self.torso(features)
-        return ValueHead()(self.hidden(jnp.concatenate([seen, action], axis=-1)))
-
-
 def box(config: Config, spec: EnvSpec, action_spec: Box) -> Networks:
     """Networks for a box; ValueError where it has no bounds."""
     if not action_spec.bounded:
@@ -203,9 +190,7 @@ def box(config: Config, spec: EnvSpec, action_spec: Box) -> Networks:
     torso = torsos.make(config.torso, spec, config.hidden_sizes, config.activation)
     size = len(action_spec.low)
     actor = nn.Sequential([torso, StateGaussianHead(size, _HEAD_GAIN)])
-    vector = not (spec.named_parts or torsos.has_pixels(spec))
-    hidden = MLP(config.hidden_sizes, config.activation)
-    critic = BoxCritic(None if vector else torso.copy(), hidden)
+    critic = box_critics.make(spec, torso, config.hidden_sizes, config.activation)
     low, high = (np.array(x, np.float32) for x in (action_spec.low, action_spec.high))
     example = spec.example().features
 
@@ -272,7 +257,7 @@ def discrete(config: Config, spec: EnvSpec, action_spec: Discrete) -> Networks:
     ) -> tuple[Array, Array]:
         del key  # no draw: the expectation is exact
         logits = logits_of(params, observation)
-        chosen_by = distributions.categorical(logits, _mask(observation))
+        chosen_by = distributions.categorical(logits, mask_of(observation))
         q = ensemble.apply(critic, critics, observation.features)
         return expected_soft_value(q, chosen_by, temperature), chosen_by.entropy()
 
@@ -287,13 +272,13 @@ def discrete(config: Config, spec: EnvSpec, action_spec: Discrete) -> Networks:
         logits = logits_of(policy.actor, observation)
         if not greedy:
             logits = jnp.where(policy.learning, logits, 0.0)
-        chosen_by = distributions.categorical(logits, _mask(observation))
+        chosen_by = distributions.categorical(logits, mask_of(observation))
         action, extras = decide(chosen_by, key, greedy=greedy)
         q = ensemble.apply(critic, policy.critic, observation.features)
         return action, {**extras, "value": expected_soft_value(q, chosen_by, policy.temperature)}
 
     def target_entropy(observation: Observation) -> Scalar:
-        mask = _mask(observation)
+        mask = mask_of(observation)
         allowed = float(size) if mask is None else jnp.maximum(jnp.sum(mask, axis=-1), 1)
         return config.target_entropy_fraction * jnp.log(allowed)
 
@@ -377,16 +362,14 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         return total, {**means, "policy/temperature": jnp.exp(params.log_temperature)}
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.target, batch, key)
-        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state)
         rates = state.schedules
-        params = jax.tree.map(lambda p, u: p - rates.learning_rate * u, state.params, steps)
+        (params, opt_state), metrics, _ = optim.gradient_step(
+            lambda params: loss(params, state.target, batch, key),
+            (state.params, state.opt_state),
+            optimizer,
+            rates.learning_rate,
+        )
         target = optax.incremental_update(params.critic, state.target, rates.target_rate)
         return TrainState(params, target, opt_state, rates, state.updates + 1), metrics
 
     return Agent(spec, init, initial_carry, act, update)
-
-
-def _mask(observation: Observation) -> Bool[Array, "*batch A"] | None:
-    return None if observation.mask is None else jnp.asarray(observation.mask)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from rljax.types import EnvSpec
+from rljax.types import EnvSpec, Scalar
 
 _VECTOR = "vector"
 
@@ -58,7 +58,7 @@ def update(
 
 
 def normalize(
-    x: Float[Array, "*batch_and_shape"], moments: Moments, clip: float
+    x: Float[Array, "*batch_and_shape"], moments: Moments, clip: Scalar
 ) -> Float[Array, "*batch_and_shape"]:
     """(x - mean) / deviation, clipped to ±`clip`."""
     mean, scale = moments.mean, jax.lax.rsqrt(moments.variance + 1e-8)
@@ -86,7 +86,7 @@ def init_observation(spec: EnvSpec) -> Moments:
     return init(vectors[0].shape)
 
 
-def normalize_observation(features: Any, moments: Moments | None, clip: float) -> Any:
+def normalize_observation(features: Any, moments: Moments | None, clip: Scalar) -> Any:
     """Features for the networks: float32 vectors, normalized unless `moments` is None; frames."""
 
     def prepared(x: Any) -> Array:

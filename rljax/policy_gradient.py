@@ -6,19 +6,18 @@ Their losses and what they learn from a rollout are in their own files: agents/a
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from rljax import normalizers
+from rljax import normalizers, optim
 from rljax.agent import AXIS
 from rljax.distributions import Distribution
 from rljax.nn import policies
 from rljax.nn.actor_critic import ActorCritic
 from rljax.nn.policies import BoxPolicy
-from rljax.types import EnvSpec, Metrics, Observation, Transition
+from rljax.types import EnvSpec, Metrics, Observation, Scalar, Transition
 
 
 class Policy(NamedTuple):
@@ -59,7 +58,7 @@ class Player(NamedTuple):
 
 
 def player(
-    spec: EnvSpec, networks: ActorCritic, box_policy: BoxPolicy, observation_clip: float
+    spec: EnvSpec, networks: ActorCritic, box_policy: BoxPolicy, observation_clip: Scalar
 ) -> Player:
     """Joins networks, action space and masks; `observation_clip` is in deviations."""
 
@@ -71,7 +70,7 @@ def player(
 
     def look(params: Any, observation: Observation) -> tuple[Distribution, Array]:
         outputs, value = networks.apply(params, observation.features)
-        mask = None if observation.mask is None else jnp.asarray(observation.mask)
+        mask = policies.mask_of(observation)
         return policies.distribution(spec.action, box_policy, outputs, mask), value
 
     def act(
@@ -90,17 +89,9 @@ def gradient_step(
     optimizer: optax.GradientTransformation,
     learning_rate: Array,
 ) -> tuple[tuple[Any, optax.OptState], Metrics]:
-    """One step down the mean over devices of `loss(params)`, whose metrics gain the norm of it.
-
-    `learner` is (params, opt_state).
-    """
-    params, opt_state = learner
-    grads, metrics = jax.grad(loss, has_aux=True)(params)
-    grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-    metrics["policy/grad_norm"] = optax.tree.norm(grads)
-    steps, opt_state = optimizer.update(grads, opt_state)
-    params = jax.tree.map(lambda p, step: p - learning_rate * step, params, steps)
-    return (params, opt_state), metrics
+    """That of `rljax.optim`, whose metrics gain the norm of the gradient."""
+    learner, metrics, grads = optim.gradient_step(loss, learner, optimizer, learning_rate)
+    return learner, {**metrics, "policy/grad_norm": optax.tree.norm(grads)}
 
 
 def next_state(

@@ -69,6 +69,16 @@ def mesh(num_devices: int = 0, indices: Sequence[int] = ()) -> Mesh:
     return Mesh(np.array(chosen).reshape(-1), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def check_split(name: str, size: int, num_devices: int) -> None:
+    """Raises ValueError where `size` does not divide by the devices of `mesh(num_devices)`."""
+    devices = mesh(num_devices).devices.size
+    if size % devices:
+        raise ValueError(
+            f"{name}={size} cannot be split over {devices} devices: "
+            f"choose a multiple of {devices}, or set --num_devices."
+        )
+
+
 def num_processes(mesh: Mesh) -> int:
     """Of how many processes the mesh holds devices."""
     return len({device.process_index for device in mesh.devices.flat})
@@ -81,6 +91,16 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     """
     # The copy is needed: device_put aliases the original on its own device.
     return _place(jax.tree.map(jnp.copy, tree), mesh, PartitionSpec())
+
+
+def on_first(tree: Any, mesh: Mesh) -> Any:
+    """The tree on the first device of the mesh, not copied where it is there already.
+
+    A single device is taken as its mesh, as calls return it: or they would be compiled twice.
+    """
+    alone = mesh.devices.size == 1
+    place = NamedSharding(mesh, PartitionSpec()) if alone else mesh.devices.flat[0]
+    return jax.device_put(tree, place)
 
 
 def local(tree: Any) -> Any:

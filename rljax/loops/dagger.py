@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from rljax import faults, rollout, sharding
@@ -123,12 +123,7 @@ def check(lesson: Lesson, config: Config) -> None:
     """Raises ValueError where task, expert, devices and memory do not fit together."""
     _check_sizes(lesson, config)
     place = sharding.mesh(config.num_devices).devices.flat[0]
-    memory.check(
-        config.last_step,
-        memory.row_bytes(memory.row_of(lesson.spec)),
-        memory.available(place),
-        copies=2 if place.platform == "cpu" else 1,  # elsewhere the copy is the host's
-    )
+    memory.check_on(place, config.last_step, memory.row_bytes(memory.row_of(lesson.spec)))
 
 
 def init(agent: Agent, lesson: Lesson, config: Config) -> State:
@@ -158,8 +153,9 @@ def _rounds(
     agent: Agent, lesson: Lesson, state: State, config: Config, mesh: Mesh, first_step: int
 ) -> Iterator[tuple[int, State, Metrics]]:
     collector, buffer = _collector(agent, lesson, config), aggregate(config)
-    learn = _learner(agent, buffer, config, mesh)
-    train, replay, running = _placed(state, mesh)
+    learn = iterations.learner_over(mesh, config.parallel, agent, buffer, config.num_updates)
+    train, running = sharding.replicate(state.train, mesh), state.rollout
+    replay = sharding.on_first(state.replay, mesh)
     if running is None:
         running = collector.init(keys(config.seed, -1)[1])
     window = Window()
@@ -199,29 +195,8 @@ def _collector(agent: Agent, lesson: Lesson, config: Config) -> rollout.Collecto
     return rollout.make(mixed, lesson.env, config.num_envs, config.rollout_length, config.collector)
 
 
-def _learner(agent: Agent, buffer: Buffer, config: Config, mesh: Mesh) -> iterations.Learn:
-    """Adds a round's rows, then learns from all: compiled, with the state donated."""
-    if mesh.devices.size > 1:
-        return iterations.learner_over(mesh, config.parallel, agent, buffer, config.num_updates)
-    learn = iterations.learner(agent, buffer, config.num_updates)
-    return sharding.data_parallel(learn, mesh, config.parallel, batch_axes=1)
-
-
-def _placed(state: State, mesh: Mesh) -> State:
-    """The state where it belongs; one device as part of its mesh, as calls return it."""
-    alone = mesh.devices.size == 1
-    place = NamedSharding(mesh, PartitionSpec()) if alone else mesh.devices.flat[0]
-    replay = jax.device_put(state.replay, place)
-    return state._replace(train=sharding.replicate(state.train, mesh), replay=replay)
-
-
 def _check_sizes(lesson: Lesson, config: Config) -> None:
-    devices = sharding.mesh(config.num_devices).devices.size
-    if config.batch_size % devices:
-        raise ValueError(
-            f"batch_size={config.batch_size} cannot be split over {devices} devices: "
-            f"choose a multiple of {devices}, or set --num_devices."
-        )
+    sharding.check_split("batch_size", config.batch_size, config.num_devices)
     ours, theirs = lesson.spec, lesson.expert.spec
     for what, here, there in zip(_SPACES, _spaces(ours), _spaces(theirs), strict=True):
         if here != there:

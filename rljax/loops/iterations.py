@@ -84,10 +84,13 @@ def learner(agent: Agent, buffer: Buffer, num_updates: int) -> Learn:
 def learner_over(
     mesh: Mesh, parallel: Parallel, agent: Agent, buffer: Buffer, num_updates: int
 ) -> Learn:
-    """`learner` for several devices: the replay is on the first, samples are split over all.
+    """`learner`, compiled, with the state donated.
 
-    Compiled, with the state donated.
+    On several devices the replay is on the first, and samples are split over all.
     """
+    if mesh.devices.size == 1:
+        alone = learner(agent, buffer, num_updates)
+        return sharding.data_parallel(alone, mesh, parallel, batch_axes=1)
     update = sharding.data_parallel(agent.update, mesh, parallel, batch_axes=0)
     draw, prioritize = jax.jit(buffer.sample), jax.jit(buffer.update, donate_argnums=0)
 

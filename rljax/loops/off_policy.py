@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from rljax import faults, rollout, sharding
 from rljax.agent import Agent
@@ -183,20 +183,17 @@ def _phases(
 ) -> tuple[Phase, Phase]:
     """What runs the iterations before learning starts, and from there on."""
     slow_in_loops = torsos.has_pixels(agent.spec) and jax.default_backend() == "cpu"
-    alone = mesh.devices.size == 1
+    in_one_call = compiled and mesh.devices.size == 1 and not slow_in_loops
 
     def check(fault: Fault, number: int) -> None:
         faults.check(fault, agent.spec.name, number * config.rows, config.num_envs)
 
     def phase(num_updates: int) -> Phase:
-        if not alone:
-            learn = iterations.learner_over(mesh, config.parallel, agent, buffer, num_updates)
-            return iterations.driven(collector, learn, mesh, check)
-        learn = iterations.learner(agent, buffer, num_updates)
-        if compiled and not slow_in_loops:
+        if in_one_call:
+            learn = iterations.learner(agent, buffer, num_updates)
             step = iterations.iteration(agent, collector, learn)
             return iterations.fused(step, mesh, config.parallel, check)
-        learn = sharding.data_parallel(learn, mesh, config.parallel, batch_axes=1)
+        learn = iterations.learner_over(mesh, config.parallel, agent, buffer, num_updates)
         return iterations.driven(collector, learn, mesh, check)
 
     return phase(0), phase(config.num_updates)
@@ -233,26 +230,17 @@ def _placed(
 ) -> State:
     """The state where it belongs, with environments that run."""
     train, running = sharding.replicate(state.train, mesh), state.rollout
-    alone = mesh.devices.size == 1
-    # One device as part of its mesh, as calls return it, or they would be compiled twice.
-    place = NamedSharding(mesh, PartitionSpec()) if alone else mesh.devices.flat[0]
-    replay = jax.device_put(state.replay, place)
+    replay = sharding.on_first(state.replay, mesh)
     if running is None:  # other episodes than those that the replay ends with
         replay = jax.jit(buffer.cut, donate_argnums=0)(replay)
         running = collector.init(keys(config.seed, -1)[1])
-    if alone and isinstance(running.ended, Array):  # else the host's, in NumPy
+    if mesh.devices.size == 1 and isinstance(running.ended, Array):  # else the host's, in NumPy
         running = sharding.replicate(running, mesh)
     return State(train, replay, running)
 
 
 def _check_sizes(env: HostEnv | JaxEnv, config: Config) -> None:
-    devices = sharding.mesh(config.num_devices).devices.size
-    batch_size = config.replay.batch_size
-    if batch_size % devices:
-        raise ValueError(
-            f"batch_size={batch_size} cannot be split over {devices} devices: "
-            f"choose a multiple of {devices}, or set --num_devices."
-        )
+    sharding.check_split("batch_size", config.replay.batch_size, config.num_devices)
     needed = config.rows + config.replay.num_steps * config.num_envs
     if config.replay.capacity < needed:
         raise ValueError(
@@ -275,9 +263,4 @@ def _check_sizes(env: HostEnv | JaxEnv, config: Config) -> None:
 def _check_memory(row: Transition, config: Config) -> None:
     place = sharding.mesh(config.num_devices).devices.flat[0]
     priorities = 5 if config.replay.prioritized else 0  # a float32, and the sums above it
-    memory.check(
-        config.replay.capacity,
-        memory.row_bytes(row) + priorities,
-        memory.available(place),
-        copies=2 if place.platform == "cpu" else 1,  # elsewhere the copy is the host's
-    )
+    memory.check_on(place, config.replay.capacity, memory.row_bytes(row) + priorities)

@@ -69,12 +69,7 @@ class State(NamedTuple):
 
 def check(dataset: Dataset, config: Config) -> None:
     """Raises ValueError where dataset, batches and devices do not fit together."""
-    devices = sharding.mesh(config.num_devices).devices.size
-    if config.batch_size % devices:
-        raise ValueError(
-            f"batch_size={config.batch_size} cannot be split over {devices} devices: "
-            f"choose a multiple of {devices}, or set --num_devices."
-        )
+    sharding.check_split("batch_size", config.batch_size, config.num_devices)
     if config.parallel is not sharding.Parallel.SHARD_MAP or jax.process_count() > 1:
         raise ValueError("learning from a dataset is for one process and --parallel=shard_map.")
     if config.updates_per_call < 1 or config.total_updates < 1:

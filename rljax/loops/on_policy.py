@@ -64,12 +64,8 @@ def start(agent: Agent, env: HostEnv | JaxEnv, config: Config, seed: int | Array
 
 def check(env: HostEnv | JaxEnv, config: Config) -> None:
     """Raises ValueError where environments, collector and devices do not fit together."""
+    sharding.check_split("num_envs", config.num_envs, config.num_devices)
     devices = sharding.mesh(config.num_devices).devices.size
-    if config.num_envs % devices:
-        raise ValueError(
-            f"num_envs={config.num_envs} cannot be split over {devices} devices: "
-            f"choose a multiple of {devices}, or set --num_devices."
-        )
     minibatches.groups(config.num_envs, config.rows // config.num_minibatches, devices)
     rollout.resolve(env, config.collector)
 

@@ -11,6 +11,8 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import PRNGKeyArray
 
+NUM_CRITICS = 2  # E: targets take the lesser, against overestimation (Fujimoto et al. 2018)
+
 
 def init(network: nn.Module, size: int, key: PRNGKeyArray, *inputs: Any) -> Any:
     """Parameters of `size` copies, each from a key of its own; inputs are examples."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, PRNGKeyArray
 
 from rljax import distributions
 from rljax.nn.heads import GaussianHead, LinearHead
-from rljax.types import ActionSpec, Box, Discrete, EnvSpec, MultiDiscrete
+from rljax.types import ActionSpec, Box, Discrete, EnvSpec, MultiDiscrete, Observation
 
 
 class BoxPolicy(enum.Enum):
@@ -60,6 +60,11 @@ def distribution(
         return normal
     low, high = (jnp.broadcast_to(jnp.float32(x), mean.shape) for x in (action.low, action.high))
     return distributions.TanhNormal(normal, low, high)
+
+
+def mask_of(observation: Observation) -> Bool[Array, "*batch n"] | None:
+    """The mask of allowed actions as an array of JAX's, where the observation has one."""
+    return None if observation.mask is None else jnp.asarray(observation.mask)
 
 
 def check(box_policy: BoxPolicy, spec: EnvSpec) -> None:

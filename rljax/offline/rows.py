@@ -2,18 +2,18 @@
 
 from rljax import normalizers
 from rljax.replay.base import Sample
-from rljax.types import Observation
+from rljax.types import Observation, Scalar
 
 
 def normalized(
-    observation: Observation, moments: normalizers.Moments | None, clip: float
+    observation: Observation, moments: normalizers.Moments | None, clip: Scalar
 ) -> Observation:
     """The observation as networks see it: by the dataset's moments, or as it is where None."""
     features = normalizers.normalize_observation(observation.features, moments, clip)
     return observation._replace(features=features)
 
 
-def normalized_sample(batch: Sample, moments: normalizers.Moments | None, clip: float) -> Sample:
+def normalized_sample(batch: Sample, moments: normalizers.Moments | None, clip: Scalar) -> Sample:
     """The batch with both of its observations `normalized`."""
     return batch._replace(
         observation=normalized(batch.observation, moments, clip),

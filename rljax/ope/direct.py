@@ -19,8 +19,8 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Int, PRNGKeyArray
 
-from rljax import losses, normalizers
-from rljax.agent import AXIS, Agent
+from rljax import losses, normalizers, optim
+from rljax.agent import Agent
 from rljax.loops import offline
 from rljax.nn import torsos
 from rljax.nn.heads import LinearHead, ValueHead
@@ -150,17 +150,18 @@ def _make(spec: EnvSpec, target: Target, config: Config) -> tuple[Agent, _Networ
         value = network.v(state.target, ahead, batch.next_observation, key)
         goal = batch.reward + batch.discount * value
 
-        def loss(params: Any) -> tuple[Array, Array]:
+        def loss(params: Any) -> tuple[Array, Metrics]:
             q = network.q(params, features, batch.action)
-            return jnp.mean(losses.squared_error(q, goal)), jnp.mean(q)
+            error = jnp.mean(losses.squared_error(q, goal))
+            return error, {"loss/q": error, "value/mean": jnp.mean(q)}
 
-        (error, mean), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        grads, error, mean = jax.lax.pmean((grads, error, mean), AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state)
-        params = jax.tree.map(lambda p, u: p - config.learning_rate * u, state.params, steps)
+        learner = state.params, state.opt_state
+        (params, opt_state), metrics, _ = optim.gradient_step(
+            loss, learner, optimizer, config.learning_rate
+        )
         moved = optax.incremental_update(params, state.target, config.target_rate)
         after = TrainState(params, moved, opt_state, state.observation, state.updates + 1)
-        return after, {"loss/q": error, "value/mean": mean}
+        return after, metrics
 
     def act(*arguments: Any) -> Any:
         raise NotImplementedError("a model of a policy's value takes no action.")

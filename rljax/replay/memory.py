@@ -62,6 +62,12 @@ def check(capacity: int, bytes_per_row: int, free: int | None, copies: int = 1) 
     )
 
 
+def check_on(device: Any, capacity: int, bytes_per_row: int) -> None:
+    """`check` for a replay on this device, where the CPU holds the copy of a checkpoint, too."""
+    copies = 2 if device.platform == "cpu" else 1  # elsewhere the copy is the host's
+    check(capacity, bytes_per_row, available(device), copies)
+
+
 def _host_bytes() -> int | None:
     try:
         lines = _MEMINFO.read_text().splitlines()

@@ -1,7 +1,6 @@
 """What holds for every agent that learns from a dataset."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 from rljax import normalizers, sharding
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 from serving import bundle
+from tests.agents import updates as learned
 from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
@@ -107,57 +107,62 @@ def observations_are_normalized(normalizing, plain, key):
     same(acted, expected, rtol=1e-2, atol=1e-3)
 
 
-def quickly(function):
-    """The function on one device of the axis of updates, compiled fast and not to run long."""
-    mapped = jax.shard_map(
-        function, mesh=sharding.mesh(1), in_specs=jax.P(), out_specs=jax.P(), check_vma=False
-    )
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(mapped, compiler_options=options)
-
-
-# Fields that are where the state starts from, and nothing else: they need no program of their own.
-STARTS = {
-    "actor_penalty",
-    "actor_learning_rate",
-    "conservative_weight",
-    "critic_learning_rate",
-    "critic_penalty",
-    "expectile",
-    "initial_log_std",
-    "initial_temperature",
-    "inverse_temperature",
-    "learning_rate",
-    "log_std_multiplier",
-    "log_std_offset",
-    "value_learning_rate",
-    "value_weight",
-}
-
-
 def changed_by(make, base, changes, spec, updates=2):
-    """What `updates` leave of the state, without the changes and with them."""
-    changed = dataclasses.replace(base, **changes)
-    program = base if changes.keys() <= STARTS else changed
-    return [_outcome(make, *x, spec, updates) for x in ((base, base), (program, changed))]
+    """`updates.changed_by`, of all that is learned."""
+    outcomes = learned.changed_by(make, base, changes, spec, batch_of, _with_moments, updates)
+    return [state._replace(schedules=(), observation=()) for state in outcomes]
 
 
-@functools.cache
-def _outcome(make, program, config, spec, updates):
-    """The state after `updates` of the program's config, from where `config` starts."""
-    key = jax.random.key(0)
-    state = jax.jit(make(config, spec).init)(key)
-    if state.observation is not None:
-        state = state._replace(observation=MOMENTS)
-    for i in range(updates):
+def _with_moments(state):
+    return state if state.observation is None else state._replace(observation=MOMENTS)
+
+
+def units_do_not_matter(make, config, key):
+    """Learning is the same from actions of another box, stretched likewise."""
+    spec = SPECS["box"]
+    wide = dataclasses.replace(spec, action=Box((0.0, -20.0), (100.0, 40.0)))
+    batch = sample(spec, key)
+    stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
+    stretched += jnp.array([[0.0, -20.0]])
+    one, two = make(config, spec), make(config, wide)
+    after, metrics, _ = learn(one, one.init(key), batch, key)
+    other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
+    same(after, other, rtol=1e-3, atol=1e-5)
+    same(metrics, metrics_other, rtol=1e-3, atol=1e-5)
+
+
+def nothing_comes_after_a_termination(agent, key, rtol=0.0):
+    """What is seen after the first row, which terminated, teaches nothing; else it does."""
+    state, batch = agent.init(key), batch_of(agent.spec, key)
+
+    def with_next(row):
+        features = batch.next_observation.features.at[row].set(50.0)
+        return learn(agent, state, batch._replace(next_observation=Observation(features)), key)[0]
+
+    plain, _, _ = learn(agent, state, batch, key)
+    assert batch.discount[0] == 0
+    same(plain.params, with_next(0).params, rtol=rtol)
+    assert differs(plain.params.critic, with_next(1).params.critic)
+
+
+def policy_and_targets_wait(agent, period, target_rate, key):
+    """Critics learn at every update; policy and targets at every `period`-th, both."""
+    state = agent.init(key)
+    for i in range(1, 2 * period + 1):
         step = jax.random.fold_in(key, i)
-        state, _ = _program(make, program, spec)(state, batch_of(spec, step), step)
-    return state._replace(schedules=(), observation=())
-
-
-@functools.cache
-def _program(make, config, spec):
-    return quickly(make(config, spec).update)
+        after, metrics, _ = learn(agent, state, batch_of(agent.spec, step), step)
+        assert differs(after.params.critic, state.params.critic)
+        due = i % period == 0
+        assert differs(after.params.actor, state.params.actor) == due
+        assert differs(after.opt_state.actor, state.opt_state.actor) == due
+        expected = state.target
+        if due:  # towards what has just been learned
+            expected = jax.tree.map(
+                lambda new, old: target_rate * new + (1 - target_rate) * old, after.params, expected
+            )
+        same(after.target, expected, rtol=1e-5, atol=1e-7)
+        assert (metrics["loss/actor"] == state.measured["loss/actor"]) == (not due)
+        state = after
 
 
 def parts_are_seen(agent, key):

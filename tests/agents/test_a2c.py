@@ -1,7 +1,6 @@
 """A2C's update: its numbers, endings, devices, every flag."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,11 @@ import numpy as np
 import pytest
 
 from agents import a2c
-from rljax import normalizers, sharding
 from rljax.optim import Optimizer
-from rljax.types import Observation
+from tests.agents import on_policy_checks as checks
 from tests.agents.rollouts import PIXELS, SPECS, B, T, rollout_of
 from tests.agents.test_ppo import CHANGES as PPO_CHANGES
-from tests.agents.updates import differs, learn, same
+from tests.agents.updates import learn, same
 
 CONFIG = a2c.Config(
     total_steps=T * B * 10,
@@ -127,25 +125,9 @@ def test_the_gradient_takes_targets_and_advantages_for_constants(normalize, key)
 
 def test_a_row_behind_an_ending_has_no_weight(key):
     agent = a2c.make(dataclasses.replace(CONFIG, normalize_advantage=True), SPECS["discrete"])
-    state = agent.init(key)
-    batch = rollout_of(agent, state, key)
-    rows = batch.transitions
-    assert not rows.valid[4, 2]
-    assert rows.discount[3, 2] == 0  # terminated: not even its V may matter
-    noise = rows._replace(
-        observation=Observation(rows.observation.features.at[4, 2].set(77.0)),
-        action=rows.action.at[4, 2].set((rows.action[4, 2] + 1) % 4),
-        extras={"log_prob": rows.extras["log_prob"].at[4, 2].add(3.0)},
-    )
-    clean, _ = learn(agent, state, batch, key)
-    noisy, _ = learn(agent, state, batch._replace(transitions=noise), key)
-    same(clean, noisy, rtol=0)
-    assert rows.discount[2, 1] == 1  # truncated: V of the next row is its future
-    final = Observation(rows.observation.features.at[3, 1].set(77.0))
-    other, _ = learn(
-        agent, state, batch._replace(transitions=rows._replace(observation=final)), key
-    )
-    assert differs(clean.params, other.params)
+    batch = rollout_of(agent, agent.init(key), key)
+    learned = checks.a_terminated_episodes_final_row_teaches_nothing(agent, key, batch)
+    checks.a_truncated_episodes_final_row_is_its_future(agent, key, batch, learned)
 
 
 def test_an_older_policy_is_reported_and_not_corrected(key):
@@ -166,28 +148,12 @@ def test_two_devices_and_pmap_give_what_one_device_gives(spec, normalize, key):
     config = dataclasses.replace(
         CONFIG, normalize_observation=True, normalize_advantage=normalize, gae_lambda=0.9
     )
-    agent = a2c.make(config, SPECS[spec])
-    one = two = pmapped = agent.init(key)
-    for i in range(3):
-        step = jax.random.fold_in(key, i)
-        batch = rollout_of(agent, one, step)
-        one, metrics = learn(agent, one, batch, step)
-        two, metrics_two = learn(agent, two, batch, step, devices=2)
-        pmapped, _ = learn(agent, pmapped, batch, step, devices=2, backend=sharding.Parallel.PMAP)
-    same(one, two, rtol=2e-4, atol=2e-6)  # sums in another order
-    same(metrics, metrics_two, rtol=2e-3, atol=2e-5)
-    same(two, pmapped, rtol=1e-6, atol=1e-7)
+    checks.devices_agree(a2c.make(config, SPECS[spec]), rollout_of, key)
 
 
 def test_statistics_are_those_of_before_the_rollout_and_move_behind_it(key):
     config = dataclasses.replace(CONFIG, normalize_observation=True)
-    agent = a2c.make(config, SPECS["discrete"])
-    moments = normalizers.Moments(jnp.float32(100.0), jnp.full(3, 2.0), jnp.full(3, 9.0))
-    state = agent.init(key)._replace(observation=moments)
-    batch = rollout_of(agent, state, key)
-    after, metrics = learn(agent, state, batch, key)
-    assert metrics["policy/approx_kl"] == pytest.approx(0, abs=1e-9)
-    assert float(after.observation.count) == 100 + int(batch.transitions.valid.sum())
+    checks.statistics_move_behind_the_rollout(a2c.make(config, SPECS["discrete"]), rollout_of, key)
 
 
 CHANGES = {name: PPO_CHANGES[name] for name in set(PPO_CHANGES) & set(CONFIG.__dict__)} | {
@@ -203,44 +169,16 @@ def test_every_field_of_the_config_is_covered_below():
     assert fields - set(CHANGES) == {"num_envs", "rollout_length"}  # the collector's business
 
 
-@functools.cache
-def trained(config):
-    """Parameters after two updates; the second is the first with an annealed rate."""
-    key = jax.random.key(0)
-    agent = a2c.make(config, SPECS["box"])
-    state = agent.init(key)
-    for i in range(2):
-        step = jax.random.fold_in(key, i)
-        state, _ = learn(agent, state, rollout_of(agent, state, step), key)
-    return state.params
-
-
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_field_changes_the_outcome(name):
     base = dataclasses.replace(CONFIG, normalize_observation=name == "observation_clip")
-    changed = dataclasses.replace(base, **{name: CHANGES[name]})
-    if name in ("torso", "shared_torso", "hidden_sizes"):
-        spec = PIXELS if name == "torso" else SPECS["box"]
-        shapes = [
-            jax.eval_shape(a2c.make(config, spec).init, jax.random.key(0)).params
-            for config in (base, changed)
-        ]
-        assert shapes[0] != shapes[1]
-    else:
-        assert differs(trained(base), trained(changed))
+    spec = PIXELS if name == "torso" else SPECS["box"]
+    checks.a_field_matters(a2c.make, base, name, CHANGES[name], spec, rollout_of)
 
 
 def test_the_rate_falls_linearly_to_0_and_stays_if_told(key):
     config = dataclasses.replace(CONFIG, total_steps=4 * T * B, learning_rate=1.0)
-    for anneal, expected in ((True, [1, 0.75, 0.5, 0.25, 0]), (False, [1] * 5)):
-        changed = dataclasses.replace(config, anneal_learning_rate=anneal)
-        agent = a2c.make(changed, SPECS["discrete"])
-        state, rates = agent.init(key), []
-        batch = rollout_of(agent, state, key)
-        for _ in expected:
-            state, metrics = learn(agent, state, batch, key)
-            rates.append(metrics["policy/learning_rate"])
-        np.testing.assert_allclose(rates, expected)
+    checks.the_rate_falls(a2c.make, config, SPECS["discrete"], rollout_of, key)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rljax.offline.outlook import RETURN_TO_GO
 from tests.agents import offline_checks as checks
 from tests.agents.offline_checks import SPECS
 from tests.agents.samples import B, learn, sample
-from tests.agents.updates import differs, same
+from tests.agents.updates import differs, quickly, same
 
 Q = jnp.array([[[1.0, 2.0, -1.0]], [[0.0, 3.0, 4.0]]])  # [E=2, B=1, M=3]: one uniform, two of π
 BY_POLICY = np.array([False, True, True])
@@ -72,9 +72,7 @@ def test_the_draws_of_the_policy_are_those_that_are_bounded_and_no_others(key):
     config = dataclasses.replace(plain, calibrated=True)
     networks, state = cql.networks_of(config, spec), cql.make(config, spec).init(key)
     batch = known(sample(spec, key), jnp.linspace(-0.1, 0.1, B))
-    rows = checks.quickly(lambda *x: cql.terms(config, networks, *x))(
-        state, state.params, batch, key
-    )
+    rows = quickly(lambda *x: cql.terms(config, networks, *x))(state, state.params, batch, key)
     normal_key, uniform_key = jax.random.split(key)
     noise = jax.random.normal(normal_key, (B, 8, 2))  # 1 own, 3, 3 and 1
     anywhere = jax.random.uniform(uniform_key, (B, 3, 2), minval=-1.0)

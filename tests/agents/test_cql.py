@@ -56,16 +56,7 @@ def test_the_target_follows_at_its_rate(key):
 
 def test_what_comes_after_a_termination_is_worth_nothing(key):
     config = dataclasses.replace(CONFIG, conservative_weight=0.0)  # else the gap's draws move
-    agent, batch = make(config, SPEC), sample(SPEC, key)
-    state = agent.init(key)
-
-    def with_next(row):
-        features = batch.next_observation.features.at[row].set(50.0)
-        return learn(agent, state, batch._replace(next_observation=Observation(features)), key)[0]
-
-    plain, _, _ = learn(agent, state, batch, key)
-    same(plain.params, with_next(0).params, rtol=1e-6)  # row 0 terminated
-    assert differs(plain.params.critic, with_next(1).params.critic)
+    checks.nothing_comes_after_a_termination(make(config, SPEC), key, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("weight", "trusted"), [(0.0, True), (5.0, False)])
@@ -115,15 +106,7 @@ def test_a_row_without_weight_has_no_effect(key):
 
 
 def test_learning_does_not_depend_on_the_units_of_the_actions(key):
-    wide = dataclasses.replace(SPEC, action=Box((0.0, -20.0), (100.0, 40.0)))
-    batch = sample(SPEC, key)
-    stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
-    stretched += jnp.array([[0.0, -20.0]])
-    one, two = make(CONFIG, SPEC), make(CONFIG, wide)
-    after, metrics, _ = learn(one, one.init(key), batch, key)
-    other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
-    same(after, other, rtol=1e-3, atol=1e-5)
-    same(metrics, metrics_other, rtol=1e-3, atol=1e-5)
+    checks.units_do_not_matter(make, CONFIG, key)
 
 
 def test_observations_are_normalized_by_the_moments_in_the_state(key):

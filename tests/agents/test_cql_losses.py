@@ -11,9 +11,9 @@ import pytest
 from agents import cql
 from rljax import normalizers
 from rljax.distributions import Normal
-from tests.agents import offline_checks as checks
 from tests.agents.offline_checks import SPECS
 from tests.agents.samples import B, sample
+from tests.agents.updates import quickly
 
 SPEC = SPECS["box"]
 CONFIG = cql.Config(batch_size=B, num_draws=3, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,))
@@ -116,7 +116,7 @@ def test_the_density_of_data_by_hand():
 @functools.cache
 def _terms(config):
     networks = cql.networks_of(config, SPEC)
-    return checks.quickly(lambda *x: cql.terms(config, networks, *x))
+    return quickly(lambda *x: cql.terms(config, networks, *x))
 
 
 def found(config, key, *, state=None, batch=None):
@@ -215,7 +215,7 @@ def reached(config):
         rows = cql.terms(config, networks, state._replace(target=target), params, batch, key)
         return {name: row.sum() for name, row in rows.items() if name.startswith("loss/")}
 
-    gradients = checks.quickly(jax.jacrev(totals, argnums=(0, 1)))(state.params, state.target)
+    gradients = quickly(jax.jacrev(totals, argnums=(0, 1)))(state.params, state.target)
     assert not any(
         leaf.any() for of_loss in gradients.values() for leaf in jax.tree.leaves(of_loss[1])
     )

@@ -14,6 +14,7 @@ from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation
 from serving import bundle
+from tests.agents.offline_checks import rows_without_weight_teach_nothing
 from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
@@ -101,21 +102,7 @@ def test_two_devices_and_pmap_give_what_one_device_gives(config, key):
 
 @pytest.mark.parametrize("config", [CONFIG, C51], ids=["expected", "c51"])
 def test_a_row_without_weight_has_no_effect(config, key):
-    agent = dqn.make(config, SPECS["vector"])
-    state, batch = agent.init(key), sample(SPECS["vector"], key)
-    assert batch.weight[-1] == 0
-    noise = batch._replace(
-        observation=Observation(batch.observation.features.at[-1].set(77.0)),
-        reward=batch.reward.at[-1].set(99.0),
-    )
-    clean, metrics, _ = learn(agent, state, batch, key)
-    noisy, metrics_noisy, _ = learn(agent, state, noise, key)
-    same(clean, noisy, rtol=0)
-    same(metrics, metrics_noisy, rtol=0)
-    weighted, _, _ = learn(agent, state, noise._replace(weight=jnp.ones(B)), key)
-    assert differs(clean.params, weighted.params)
-    nothing, _, _ = learn(agent, state, batch._replace(weight=jnp.zeros(B)), key)
-    same(nothing.params, state.params, rtol=0)
+    rows_without_weight_teach_nothing(dqn.make(config, SPECS["vector"]), key)
 
 
 def test_the_target_moves_every_so_many_updates_and_learns_nothing_itself(key):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from agents import ppo, ppo_recurrent
-from rljax import normalizers, rollout, sharding
+from rljax import normalizers, rollout
 from rljax.envs import cartpole_positions, wrappers
 from rljax.loops import on_policy
 from rljax.nn.memory import Memory
 from rljax.types import Box, Discrete, EnvSpec, Observation, Part, Trajectory, Transition
+from tests.agents import on_policy_checks as checks
 from tests.agents.test_ppo import CHANGES as PPO_CHANGES
-from tests.agents.updates import differs, learn, same
+from tests.agents.updates import learn, same
 
 T, B = 6, 8
 SPECS = {
@@ -101,13 +102,13 @@ def rollout_of(agent, state, key, *, ended=ENDED, first_ended=None) -> Trajector
 @pytest.mark.parametrize(
     ("memory", "spec"),
     [
-        (Memory.GRU, "discrete"),
         (Memory.GRU, "named"),
         (Memory.LSTM, "masked"),
         (Memory.ATTENTION, "box"),
     ],
 )
 def test_the_first_ratio_is_1_across_endings_from_any_carry(memory, spec, key):
+    # and of one choice without a mask, by each memory, below
     normalize = spec != "masked"
     agent = made(memory, spec, num_epochs=1, num_minibatches=1, normalize_observation=normalize)
     state = agent.init(key)
@@ -128,8 +129,10 @@ def test_the_first_ratio_is_1_across_endings_from_any_carry(memory, spec, key):
 def test_values_and_advantages_match_acting_and_a_plain_loop(memory, key):
     agent = made(memory, num_epochs=1, num_minibatches=1, normalize_advantage=False)
     state = agent.init(key)
-    batch = rollout_of(agent, state, key)
+    batch = rollout_of(agent, state, key, first_ended=jnp.arange(B) == 5)
     _, metrics = learn(agent, state, batch, key)
+    assert metrics["policy/approx_kl"] == pytest.approx(0, abs=1e-9)
+    assert metrics["policy/clip_fraction"] == 0
 
     rows = jax.tree.map(np.asarray, batch.transitions)
     carry, value = batch.initial_carry, []
@@ -159,24 +162,10 @@ def test_values_and_advantages_match_acting_and_a_plain_loop(memory, key):
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_terminated_episodes_final_row_teaches_nothing(memory, key):
     agent = made(memory)
-    state = agent.init(key)
-    batch = rollout_of(agent, state, key)
-    rows = batch.transitions
-    assert not rows.valid[4, 2]
-    assert rows.discount[3, 2] == 0  # terminated: not even its V may matter
-    noise = rows._replace(
-        observation=Observation(rows.observation.features.at[4, 2].set(77.0)),
-        action=rows.action.at[4, 2].set((rows.action[4, 2] + 1) % 4),
-        extras={"log_prob": rows.extras["log_prob"].at[4, 2].add(3.0)},
-    )
-    clean, _ = learn(agent, state, batch, key)
-    noisy, _ = learn(agent, state, batch._replace(transitions=noise), key)
-    same(clean, noisy, rtol=0)  # nor does the next episode see it: the carry was begun anew
-    truncated = rows._replace(observation=Observation(rows.observation.features.at[3, 1].set(77.0)))
-    assert not rows.valid[3, 1]
-    assert rows.discount[2, 1] == 1  # truncated: V of the next row is its future
-    other, _ = learn(agent, state, batch._replace(transitions=truncated), key)
-    assert differs(clean.params, other.params)
+    batch = rollout_of(agent, agent.init(key), key)
+    # nor does the next episode see it: the carry was begun anew
+    learned = checks.a_terminated_episodes_final_row_teaches_nothing(agent, key, batch)
+    checks.a_truncated_episodes_final_row_is_its_future(agent, key, batch, learned)
 
 
 @pytest.mark.parametrize(
@@ -189,16 +178,8 @@ def test_a_terminated_episodes_final_row_teaches_nothing(memory, key):
 )
 def test_two_devices_and_pmap_give_what_one_device_gives(memory, spec, scale, key):
     agent = made(memory, spec, normalize_observation=True, reward_scale=scale)
-    one = two = pmapped = agent.init(key)
-    for i in range(2):
-        step = jax.random.fold_in(key, i)
-        batch = rollout_of(agent, one, step)
-        one, metrics = learn(agent, one, batch, step)
-        two, metrics_two = learn(agent, two, batch, step, devices=2)
-        pmapped, _ = learn(agent, pmapped, batch, step, devices=2, backend=sharding.Parallel.PMAP)
-    same(one, two, rtol=5e-4, atol=1e-5)  # sums in another order
-    same(metrics, metrics_two, rtol=5e-3, atol=2e-5)
-    same(two, pmapped, rtol=1e-5, atol=1e-6)
+    tolerances = {"to_one": (5e-4, 1e-5), "to_pmap": (1e-5, 1e-6)}
+    checks.devices_agree(agent, rollout_of, key, count=2, **tolerances)
 
 
 CHANGES = PPO_CHANGES | {
@@ -210,8 +191,6 @@ CHANGES = PPO_CHANGES | {
     "attention_window": 3,
     "attention_heads": 4,
 }
-STRUCTURAL = {"hidden_sizes", "shared_torso", "memory", "memory_size", "memory_layers"}
-STRUCTURAL |= {"attention_window", "attention_heads"}
 
 
 def test_every_field_of_the_config_is_covered_below():
@@ -220,38 +199,18 @@ def test_every_field_of_the_config_is_covered_below():
     assert fields - covered == {"num_envs", "rollout_length"}  # the collector's business
 
 
-@functools.cache
-def trained(config):
-    """Parameters after two updates; the second is the first with annealed rates."""
-    key = jax.random.key(0)
-    agent = ppo_recurrent.make(config, SPECS["box"])
-    state = agent.init(key)
-    for i in range(2):
-        batch = rollout_of(agent, state, jax.random.fold_in(key, i))
-        state, _ = learn(agent, state, batch, key)
-    return state.params
-
-
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"torso"}))
 def test_every_field_changes_the_outcome(name):
-    attention = name.startswith("attention")
     base = dataclasses.replace(
         CONFIG,
         learning_rate=1e-2,
         clip_ratio=0.05,
-        memory=Memory.ATTENTION if attention else Memory.GRU,
+        memory=Memory.ATTENTION if name.startswith("attention") else Memory.GRU,
         normalize_observation=name == "observation_clip",
         reward_scale=ppo.RewardScale.REWARD if name == "reward_clip" else ppo.RewardScale.NONE,
     )
-    changed = dataclasses.replace(base, **{name: CHANGES[name]})
-    if name in STRUCTURAL:
-        shapes = [
-            jax.eval_shape(ppo_recurrent.make(config, SPECS["box"]).init, jax.random.key(0)).params
-            for config in (base, changed)
-        ]
-        assert shapes[0] != shapes[1]
-    else:
-        assert differs(trained(base), trained(changed))
+    make, spec = ppo_recurrent.make, SPECS["box"]
+    checks.a_field_matters(make, base, name, CHANGES[name], spec, rollout_of)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +244,8 @@ def test_a_minibatch_of_one_environment_does_not_split_over_two_devices():
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_collected_batch_begins_with_the_carry_that_the_last_one_left(memory, key):
     env = wrappers.autoreset(cartpole_positions.make(max_episode_steps=4))
-    agent = ppo_recurrent.make(dataclasses.replace(CONFIG, memory=memory), env.spec)
+    once = {"num_epochs": 1, "num_minibatches": 1, "normalize_advantage": False}
+    agent = ppo_recurrent.make(dataclasses.replace(CONFIG, memory=memory, **once), env.spec)
     state = agent.init(key)
     collector = rollout.make(agent, env, B, T, rollout.Kind.AUTO)
     first, batch, _ = collector.collect(state.policy, collector.init(key), key)
@@ -296,6 +256,4 @@ def test_a_collected_batch_begins_with_the_carry_that_the_last_one_left(memory, 
     assert episodes.count > 0
     _, metrics = learn(agent, state, batch, key)
     assert metrics["loss/policy"] != 0
-    one = dataclasses.replace(CONFIG, memory=memory, num_epochs=1, num_minibatches=1)
-    _, metrics = learn(ppo_recurrent.make(one, env.spec), state, batch, key)
     assert metrics["policy/approx_kl"] == pytest.approx(0, abs=1e-9)

@@ -14,6 +14,7 @@ from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.types import Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 from serving import bundle
+from tests.agents.offline_checks import rows_without_weight_teach_nothing
 from tests.agents.samples import B, learn, sample
 from tests.agents.updates import differs, same
 
@@ -57,20 +58,7 @@ def test_two_devices_and_pmap_give_what_one_device_gives(spec, key):
 
 @each_kind
 def test_a_row_without_weight_has_no_effect(spec, key):
-    agent = sac.make(CONFIG, spec)
-    state, batch = agent.init(key), sample(spec, key)
-    noise = batch._replace(
-        observation=batch.observation._replace(
-            features=batch.observation.features.at[-1].set(77.0)
-        ),
-        reward=batch.reward.at[-1].set(99.0),
-    )
-    clean, metrics, _ = learn(agent, state, batch, key)
-    noisy, metrics_noisy, _ = learn(agent, state, noise, key)
-    same(clean, noisy, rtol=0)
-    same(metrics, metrics_noisy, rtol=0)
-    weighted, _, _ = learn(agent, state, noise._replace(weight=jnp.ones(B)), key)
-    assert differs(clean.params, weighted.params)
+    rows_without_weight_teach_nothing(sac.make(CONFIG, spec), key)
 
 
 @each_kind

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents import td3_bc
-from rljax import sharding
+from rljax import delayed_policy, sharding
 from rljax.nn.mlp import Activation
 from rljax.nn.torsos import Torso
 from rljax.types import Box, EnvSpec, Observation
@@ -33,7 +33,7 @@ def test_smoothing_by_hand():
     action = jnp.array([[0.0, 0.0, 0.9, -0.9]])
     noise = jnp.array([[1.0, -9.0, 9.0, -1.0]])
     # 0.2; clipped to -½; 0.9 + ½, kept within the box; -0.9 - 0.2 likewise
-    got = td3_bc.smoothed(action, noise, 0.2, 0.5)
+    got = delayed_policy.smoothed(action, noise, 0.2, 0.5)
     np.testing.assert_allclose(got, [[0.2, -0.5, 1.0, -1.0]], rtol=1e-6)
 
 
@@ -110,22 +110,7 @@ def test_critic_and_actor_losses_match_numpy(key):
 @pytest.mark.parametrize("period", [2, 3])
 def test_policy_and_targets_move_at_every_so_many_updates_only(period, key):
     agent = make(dataclasses.replace(CONFIG, policy_period=period), SPEC)
-    state = agent.init(key)
-    for i in range(1, 2 * period + 1):
-        step = jax.random.fold_in(key, i)
-        after, metrics, _ = learn(agent, state, sample(SPEC, step), step)
-        assert differs(after.params.critic, state.params.critic)
-        due = i % period == 0
-        assert differs(after.params.actor, state.params.actor) == due
-        assert differs(after.opt_state.actor, state.opt_state.actor) == due
-        expected = state.target
-        if due:  # both, towards what has just been learned
-            expected = jax.tree.map(
-                lambda new, old: 0.25 * new + 0.75 * old, after.params, expected
-            )
-        same(after.target, expected, rtol=1e-5, atol=1e-7)
-        assert (metrics["loss/actor"] == state.measured["loss/actor"]) == (not due)
-        state = after
+    checks.policy_and_targets_wait(agent, period, 0.25, key)
 
 
 def test_the_policy_follows_the_first_critic_alone(key):
@@ -172,16 +157,7 @@ def test_it_prefers_what_pays_among_what_was_done(key):
 
 
 def test_what_comes_after_a_termination_is_worth_nothing(key):
-    agent, batch = make(CONFIG, SPEC), sample(SPEC, key)
-    state = agent.init(key)
-
-    def with_next(row):
-        features = batch.next_observation.features.at[row].set(50.0)
-        return learn(agent, state, batch._replace(next_observation=Observation(features)), key)[0]
-
-    plain, _, _ = learn(agent, state, batch, key)
-    same(plain.params, with_next(0).params, rtol=0)  # row 0 terminated
-    assert differs(plain.params.critic, with_next(1).params.critic)
+    checks.nothing_comes_after_a_termination(make(CONFIG, SPEC), key)
 
 
 def test_two_devices_and_pmap_give_what_one_device_gives(key):
@@ -194,16 +170,7 @@ def test_a_row_without_weight_has_no_effect(key):
 
 
 def test_learning_does_not_depend_on_the_units_of_the_actions(key):
-    wide = dataclasses.replace(SPEC, action=Box((0.0, -20.0), (100.0, 40.0)))
-    batch = sample(SPEC, key)
-    stretched = (batch.action - jnp.array([[-1.0, -2.0]])) * jnp.array([[50.0, 10.0]])
-    stretched += jnp.array([[0.0, -20.0]])
-    config = dataclasses.replace(CONFIG, policy_period=1)
-    one, two = make(config, SPEC), make(config, wide)
-    after, metrics, _ = learn(one, one.init(key), batch, key)
-    other, metrics_other, _ = learn(two, two.init(key), batch._replace(action=stretched), key)
-    same(after, other, rtol=1e-3, atol=1e-5)
-    same(metrics, metrics_other, rtol=1e-3, atol=1e-5)
+    checks.units_do_not_matter(make, dataclasses.replace(CONFIG, policy_period=1), key)
 
 
 def test_observations_are_normalized_by_the_moments_in_the_state(key):

@@ -54,3 +54,12 @@ def test_long_gradients_are_scaled_down_as_one_vector_before_anything_else(kind)
     shorter = {"a": jnp.array([0.6]), "b": jnp.array([0.8])}
     np.testing.assert_allclose(step(gradient, 1.0), step(shorter, 100.0), rtol=1e-6)
     assert (abs(step(gradient, 1.0) - step(gradient, 100.0)) > 0.01).all()
+
+
+def test_each_part_of_the_parameters_may_have_a_rate_of_its_own():
+    params = {"a": jnp.array([1.0]), "b": {"c": jnp.array([2.0])}, "nothing": None}
+    steps = {"a": jnp.array([4.0]), "b": {"c": jnp.array([8.0])}, "nothing": None}
+    got = optim.descended(params, steps, {"a": 0.5, "b": jnp.float32(0.25), "nothing": 1.0})
+    # 1 - 0.5 · 4, and 2 - 0.25 · 8
+    assert got == {"a": jnp.array([-1.0]), "b": {"c": jnp.array([0.0])}, "nothing": None}
+    assert optim.descended(params, steps, 0.25)["a"] == 0  # one for all
