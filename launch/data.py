@@ -5,13 +5,9 @@ workdir/dataset.json   {"path", "sha256", "episodes", "steps", "spec", ...}: whe
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
-
-import jax
-import numpy as np
 
 from launch import graph
 from launch.experiment import Experiment
@@ -19,8 +15,8 @@ from rljax import config as configs
 from rljax import sharding, sources
 from rljax.config import UsageError
 from rljax.loops import fine_tuning, offline
+from rljax.offline import fingerprints, tables
 from rljax.offline import sources as datasets
-from rljax.offline import tables
 from rljax.offline.dataset import Dataset
 from rljax.types import EnvSpec
 
@@ -65,7 +61,7 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
     returns = source.returns()
     told = {
         "path": source.source,
-        "sha256": fingerprint(source),
+        "sha256": fingerprints.of(source),
         "episodes": source.num_episodes,
         "steps": source.num_steps,
         "return_mean": float(returns.mean()),
@@ -79,7 +75,7 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
 
 def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:
     """Raises UsageError where the run in `workdir` has learned from another, whatever its path."""
-    before, found = json.loads((workdir / FILE).read_text()), fingerprint(dataset)
+    before, found = json.loads((workdir / FILE).read_text()), fingerprints.of(dataset)
     if before["sha256"] != found:
         raise UsageError(
             f"{dataset.source} is not what {workdir} has learned from: it had "
@@ -97,12 +93,3 @@ def spec(workdir: str | pathlib.Path) -> EnvSpec:
         raise UsageError(f"{path} is missing: train again, or restore it.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 of all that is learned from."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((dataset.rows, dataset.starts)):
-        whole: Any = np.ascontiguousarray(leaf)
-        digest.update(whole)
-    return digest.hexdigest()
