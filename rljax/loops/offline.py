@@ -12,6 +12,7 @@ killed goes on, bit for bit, as if it had not been.
 import concurrent.futures
 import dataclasses
 import functools
+import operator
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from rljax.offline import outlook
 from rljax.offline.dataset import Dataset
 from rljax.replay import memory, ring
 from rljax.replay.base import Sample
-from rljax.types import Metrics, Transition
+from rljax.types import Box, Metrics, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,14 @@ def check(dataset: Dataset, config: Config) -> None:
         raise ValueError(
             f"{dataset.source} has {len(dataset.rows.reward):,} rows, more than the 2,147,483,647 "
             "that can be counted here: learn from a part of its episodes."
+        )
+    action = dataset.spec.action
+    if isinstance(action, Box) and any(map(operator.eq, action.low, action.high)):
+        fixed = list(map(operator.eq, action.low, action.high)).index(True)
+        raise ValueError(
+            f"{dataset.source or 'the dataset'} has actions that are {action.low[fixed]:g} in "
+            f"dimension {fixed}, always, which leaves nothing to choose: leave it out of the data, "
+            "or say with an --env what else it may be."
         )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")

@@ -14,7 +14,7 @@ from rljax import normalizers, sharding
 from rljax.agent import AXIS, Agent
 from rljax.loops import offline
 from rljax.offline import dataset, outlook
-from rljax.types import Discrete, EnvSpec, Observation
+from rljax.types import Box, Discrete, EnvSpec, Observation
 
 SPEC = EnvSpec("numbers", (2,), "float32", Discrete(3))
 CONFIG = offline.Config(
@@ -253,6 +253,12 @@ def test_streamed_the_best_episodes_and_next_actions_are_not_copied(monkeypatch)
     for state, changes in zip(in_memory, (share, {}), strict=True):
         small = {"batch_size": 8, "updates_per_call": 1, "streamed": True}
         jax.tree.map(np.testing.assert_array_equal, state, learned(**changes, **small))
+
+
+def test_a_dimension_that_never_varies_leaves_nothing_to_choose(data):
+    fixed = EnvSpec("fixed", (2,), "float32", Box((-1.0, 0.5), (1.0, 0.5)))
+    with pytest.raises(ValueError, match=r"actions that are 0.5 in dimension 1, always, which"):
+        offline.check(dataclasses.replace(data, spec=fixed), CONFIG)
 
 
 @pytest.mark.parametrize(
