@@ -245,8 +245,8 @@ def _check_spread(action: np.ndarray) -> None:
     if same.any():
         dimension = int(np.argmax(same))
         raise ValueError(
-            f"all logged actions are {action[0, dimension]:g} in dimension {dimension}, so that the "
-            "log cannot tell what any other would bring: leave that dimension out of log and "
+            f"all logged actions are {action[0, dimension]:g} in dimension {dimension}, so that "
+            "the log cannot tell what any other would bring: leave that dimension out of log and "
             "policy, or evaluate without --greedy."
         )
 
