@@ -7,7 +7,8 @@ workdir/dataset.json   {"path", "sha256", "episodes", "steps", "spec", ...}: whe
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from launch import graph
 from launch.experiment import Experiment
@@ -21,6 +22,8 @@ from rljax.offline.dataset import Dataset
 from rljax.types import EnvSpec
 
 FILE = "dataset.json"
+
+T = TypeVar("T")
 
 
 def open(experiment: Experiment) -> Dataset:
@@ -75,20 +78,25 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
 
 def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:
     """Raises UsageError where the run in `workdir` has learned from another, whatever its path."""
-    before, found = json.loads((workdir / FILE).read_text()), fingerprints.of(dataset)
-    if before["sha256"] != found:
+    known, steps = _told(workdir / FILE, lambda told: (str(told["sha256"]), int(told["steps"])))
+    found = fingerprints.of(dataset)
+    if known != found:
         raise UsageError(
-            f"{dataset.source} is not what {workdir} has learned from: it had "
-            f"{before['steps']:,} steps with the hash {before['sha256'][:12]}, and has "
-            f"{dataset.num_steps:,} with {found[:12]}; {remedy}."
+            f"{dataset.source} is not what {workdir} has learned from: it had {steps:,} steps with "
+            f"the hash {known[:12]}, and has {dataset.num_steps:,} with {found[:12]}; {remedy}."
         )
 
 
 def spec(workdir: str | pathlib.Path) -> EnvSpec:
     """What the policy of a workdir sees and does. Raises UsageError where nothing tells."""
     path = pathlib.Path(workdir) / FILE
+    return _told(path, lambda told: tables.spec_from_json(str(path), json.dumps(told["spec"])))
+
+
+def _told(path: pathlib.Path, use: Callable[[dict[str, Any]], T]) -> T:
+    """What `use` makes of a `dataset.json`. UsageError where it is missing, or cannot be used."""
     try:
-        return tables.spec_from_json(str(path), json.dumps(json.loads(path.read_text())["spec"]))
+        return use(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: train again, or restore it.") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -93,6 +93,11 @@ def check(dataset: Dataset, config: Config) -> None:
             f"dimension {fixed}, always, which leaves nothing to choose: leave it out of the data, "
             "or say with an --env what else it may be."
         )
+    if any(0 in shape for _, shape, _ in dataset.spec.parts):
+        raise ValueError(
+            f"{dataset.source or 'the dataset'} has observations without a number: where nothing "
+            "is seen, let them be a constant."
+        )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
 

@@ -320,6 +320,15 @@ def test_the_dataset_is_hashed_once(origin, tmp_path, monkeypatch):
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '{"sha256": "00"}'])
+def test_a_damaged_dataset_json_is_told(origin, tmp_path, text):
+    asked = flags.experiment(["train", f"--workdir={tmp_path}", f"--init_from={origin}", *ONLINE])
+    source = fine_tuning.open(asked)
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UsageError, match=r"dataset.json is damaged \("):
+        data.describe(source, tmp_path)
+
+
 @pytest.mark.parametrize("text", ['{"max_episode_steps":30}', ' {"max_episode_steps": 3e1 }'])
 def test_options_are_what_they_say_however_they_are_written(origin, tmp_path, text):
     """Given or taken over, they are the same run's."""

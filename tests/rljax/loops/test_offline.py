@@ -255,6 +255,12 @@ def test_streamed_the_best_episodes_and_next_actions_are_not_copied(monkeypatch)
         jax.tree.map(np.testing.assert_array_equal, state, learned(**changes, **small))
 
 
+def test_where_nothing_is_seen_nothing_is_learned(data):
+    blind = dataclasses.replace(data, spec=dataclasses.replace(SPEC, observation_shape=(0,)))
+    with pytest.raises(ValueError, match="has observations without a number"):
+        offline.check(blind, CONFIG)
+
+
 def test_a_dimension_that_never_varies_leaves_nothing_to_choose(data):
     fixed = EnvSpec("fixed", (2,), "float32", Box((-1.0, 0.5), (1.0, 0.5)))
     with pytest.raises(ValueError, match=r"actions that are 0.5 in dimension 1, always, which"):
