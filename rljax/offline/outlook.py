@@ -30,7 +30,7 @@ def add(dataset: Dataset, names: Sequence[str], discount: float) -> Dataset:
             case "return_to_go":
                 found[name] = returns_to_go(dataset, discount)
             case _ if name in rows.extras:
-                found[name] = rows.extras[name]
+                found[name] = np.asarray(rows.extras[name])
             case _:
                 raise ValueError(
                     f"{dataset.source or 'the dataset'} has no column {name!r}, which the agent "

@@ -81,7 +81,8 @@ def clipped(
         near = (beyond < 0) & (beyond >= beside[None])
         return at & ((at.sum(axis=0) > 1) & (at.sum(axis=0) > near.sum(axis=0)))[None]
 
-    return (piled(low[None] - action, low) | piled(action - high[None], high)).any(axis=1)
+    found = piled(low[None] - action, low) | piled(action - high[None], high)
+    return np.asarray(found.any(axis=1))
 
 
 def _normal(action: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ only.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 def hold(rows: Transition) -> Held:
     """Rows `[N, ...]` of a dataset, episode behind episode, on the device."""
-    steps = np.flatnonzero(rows.valid).astype(np.int32)
+    steps: Any = np.flatnonzero(rows.valid).astype(np.int32)
     return jax.tree.map(jnp.array, Held(ring.full(rows), steps))  # a copy: it will be donated
 
 
