@@ -72,26 +72,26 @@ def main(argv: list[str]) -> int:
         tables.optional("pyarrow")  # before anything is played
         tables.optional("h5py")
         out = pathlib.Path(FLAGS.out)
-        cast = _cast()
-        parts: list[Episode] = []
-        told = []
-        counts = collection.shares(FLAGS.episodes, len(cast))
-        for number, (actor, count) in enumerate(zip(cast, counts, strict=True)):
-            if not count:
-                continue
-            collect = collection.collector(actor.agent, _env(number + 1), min(count, _ENVS))
-            key = jax.random.fold_in(jax.random.key(FLAGS.seed), number)
-            episodes = collect(actor.policy, count, key)
-            parts += episodes
-            returns = [float(episode.reward.sum()) for episode in episodes]
-            told.append(
-                {"policy": actor.name, "episodes": count, "return_mean": sum(returns) / count}
-            )
-        made = dataset.make(cast[0].agent.spec, parts, str(out))
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True)  # before anything is played: it may be nobody's to write
         try:
+            cast = _cast()
+            parts: list[Episode] = []
+            told = []
+            counts = collection.shares(FLAGS.episodes, len(cast))
+            for number, (actor, count) in enumerate(zip(cast, counts, strict=True)):
+                if not count:
+                    continue
+                collect = collection.collector(actor.agent, _env(number + 1), min(count, _ENVS))
+                key = jax.random.fold_in(jax.random.key(FLAGS.seed), number)
+                episodes = collect(actor.policy, count, key)
+                parts += episodes
+                returns = [float(episode.reward.sum()) for episode in episodes]
+                told.append(
+                    {"policy": actor.name, "episodes": count, "return_mean": sum(returns) / count}
+                )
+            made = dataset.make(cast[0].agent.spec, parts, str(out))
             writers.write_minari(made, partial, dataset_id=f"{out.name}-v0")
             writers.write_parquet(made, partial / "rows.parquet")
             summary = {

@@ -26,7 +26,10 @@ absl_flags.DEFINE_bool("debug", False, "Show the trace of an error instead of on
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 _FULL_HELP = {"--helpfull", "-helpfull"}
 _DEBUG = {"--debug", "-debug", "--debug=true", "--debug=True", "--debug=1"}
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_WRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 
 
 def run(

@@ -5,13 +5,10 @@ workdir/dataset.json   {"path", "sha256", "episodes", "steps", "spec", ...}: whe
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
-from typing import Any
-
-import jax
-import numpy as np
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from launch import graph
 from launch.experiment import Experiment
@@ -19,12 +16,14 @@ from rljax import config as configs
 from rljax import sharding, sources
 from rljax.config import UsageError
 from rljax.loops import fine_tuning, offline
+from rljax.offline import fingerprints, tables
 from rljax.offline import sources as datasets
-from rljax.offline import tables
 from rljax.offline.dataset import Dataset
 from rljax.types import EnvSpec
 
 FILE = "dataset.json"
+
+T = TypeVar("T")
 
 
 def open(experiment: Experiment) -> Dataset:
@@ -65,7 +64,7 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
     returns = source.returns()
     told = {
         "path": source.source,
-        "sha256": fingerprint(source),
+        "sha256": fingerprints.of(source),
         "episodes": source.num_episodes,
         "steps": source.num_steps,
         "return_mean": float(returns.mean()),
@@ -79,30 +78,26 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
 
 def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:
     """Raises UsageError where the run in `workdir` has learned from another, whatever its path."""
-    before, found = json.loads((workdir / FILE).read_text()), fingerprint(dataset)
-    if before["sha256"] != found:
+    known, steps = _told(workdir / FILE, lambda told: (str(told["sha256"]), int(told["steps"])))
+    found = fingerprints.of(dataset)
+    if known != found:
         raise UsageError(
-            f"{dataset.source} is not what {workdir} has learned from: it had "
-            f"{before['steps']:,} steps with the hash {before['sha256'][:12]}, and has "
-            f"{dataset.num_steps:,} with {found[:12]}; {remedy}."
+            f"{dataset.source} is not what {workdir} has learned from: it had {steps:,} steps with "
+            f"the hash {known[:12]}, and has {dataset.num_steps:,} with {found[:12]}; {remedy}."
         )
 
 
 def spec(workdir: str | pathlib.Path) -> EnvSpec:
     """What the policy of a workdir sees and does. Raises UsageError where nothing tells."""
     path = pathlib.Path(workdir) / FILE
+    return _told(path, lambda told: tables.spec_from_json(str(path), json.dumps(told["spec"])))
+
+
+def _told(path: pathlib.Path, use: Callable[[dict[str, Any]], T]) -> T:
+    """What `use` makes of a `dataset.json`. UsageError where it is missing, or cannot be used."""
     try:
-        return tables.spec_from_json(str(path), json.dumps(json.loads(path.read_text())["spec"]))
+        return use(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: train again, or restore it.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 of all that is learned from."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((dataset.rows, dataset.starts)):
-        whole: Any = np.ascontiguousarray(leaf)
-        digest.update(whole)
-    return digest.hexdigest()

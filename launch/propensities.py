@@ -80,12 +80,15 @@ def of_reals(
     multiples of Scott's rule.
 
     Raises:
-        ValueError: the policy does not tell its density.
+        ValueError: the policy does not tell its density; or, with `judge`, all logged actions agree
+            in a dimension.
     """
     said = decisions(agent, policy, dataset.rows.observation, greedy=judge is not None, seed=seed)
     action = np.asarray(dataset.rows.action, np.float64)
     low, high = _bounds(agent)
     steps = dataset.rows.valid
+    if judge is not None:
+        _check_spread(action[steps])
     clipped = bool(densities.clipped(action[steps], low, high).any())
     known = "log_prob" in dataset.rows.extras and not clipped
     if known:
@@ -234,6 +237,18 @@ def _bounds(agent: Agent) -> tuple[np.ndarray, np.ndarray]:
 
 def _source(known: bool) -> tuple[str, tuple[str, ...]]:
     return ("logged", ()) if known else ("estimated", (_ESTIMATED,))
+
+
+def _check_spread(action: np.ndarray) -> None:
+    """Raises ValueError where a kernel would have no width; deviations of constants may be > 0."""
+    same = np.ptp(action, axis=0) == 0
+    if same.any():
+        dimension = int(np.argmax(same))
+        raise ValueError(
+            f"all logged actions are {action[0, dimension]:g} in dimension {dimension}, so that "
+            "the log cannot tell what any other would bring: leave that dimension out of log and "
+            "policy, or evaluate without --greedy."
+        )
 
 
 def _check_count(dataset: Dataset) -> None:

@@ -48,7 +48,7 @@ ESTIMATOR = "wdr"  # weighted doubly robust: it needs neither the weights nor th
 BANDIT_ESTIMATOR = "sndr"  # the same where every episode is one decision
 OPE_UPDATES = 20_000  # at most, of the value's model
 _DISCRETE = ("bc", "cql_discrete", "iql")
-_REAL = ("bc", "td3_bc", "iql", "cql")
+_REAL = ("bc", "td3_bc", "rebrac", "iql", "cql")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agents import bc, cql, cql_discrete, iql, td3_bc
+from agents import bc, cql, cql_discrete, iql, rebrac, td3_bc
 from launch.benchmarks import Options, five_pass_cql
 from launch.benchmarks.peers import Peers
 from launch.benchmarks.table import Row
@@ -68,6 +68,7 @@ class Setting:
     peer_class: str
     encoders: tuple[str, ...]  # fields of the peer's config that take networks
     peer_options: Mapping[str, Any]
+    normalized: tuple[str, ...] = ()  # those of the encoders whose hidden layers are
 
 
 _WIDTHS = (256, 256)
@@ -95,6 +96,25 @@ SETTINGS = {
         "TD3PlusBCConfig",
         ("actor_encoder_factory", "critic_encoder_factory"),
         {"gamma": 0.99, "tau": 0.005, "alpha": 2.5, "update_actor_interval": 2},
+    ),
+    # Widths and batch of td3_bc, not of the presets, so that the rows can be compared. At the last
+    # step of an episode d3rlpy takes zeros for the next action, where ours subtracts no penalty.
+    "rebrac": Setting(
+        rebrac.Config(batch_size=256, hidden_sizes=_WIDTHS),
+        200,
+        False,
+        "ReBRACConfig",
+        ("actor_encoder_factory", "critic_encoder_factory"),
+        {
+            "actor_learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "gamma": 0.99,
+            "tau": 0.005,
+            "actor_beta": 0.01,
+            "critic_beta": 0.01,
+            "update_actor_interval": 2,
+        },
+        normalized=("critic_encoder_factory",),
     ),
     # d3rlpy backs up the mean action, where ours draws one.
     "cql": Setting(
@@ -194,6 +214,7 @@ def theirs(setting: Setting, sizes: Sizes, options: Options) -> tuple[float, flo
         "config": setting.peer_class,
         "options": {"batch_size": setting.config.batch_size, **setting.peer_options},
         "encoders": setting.encoders,
+        "normalized": setting.normalized,
         "hidden_sizes": _WIDTHS,
         "window": setting.window,
         "repeats": options.repeats,

@@ -20,8 +20,12 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     d3rlpy.seed(0)
     dataset = made_up(**job["data"])
-    network = d3rlpy.models.VectorEncoderFactory(hidden_units=list(job["hidden_sizes"]))
-    encoders = dict.fromkeys(job["encoders"], network)
+    encoders = {
+        name: d3rlpy.models.VectorEncoderFactory(
+            hidden_units=list(job["hidden_sizes"]), use_layer_norm=name in job["normalized"]
+        )
+        for name in job["encoders"]
+    }
     algorithm = getattr(d3rlpy.algos, job["config"])(**job["options"], **encoders).create()
     algorithm.build_with_dataset(dataset)
 

@@ -14,20 +14,18 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from rljax import sharding
 from rljax.agent import Agent
 from rljax.envs.base import HostEnv, JaxEnv
 from rljax.loops import iterations, off_policy
 from rljax.loops.episodes import Window
 from rljax.offline import outlook
 from rljax.offline.dataset import Dataset
-from rljax.replay import device, hindsight, memory, mixed
+from rljax.replay import base, device, hindsight, memory, mixed
 from rljax.replay.base import Buffer
 from rljax.rollout import RolloutState
 from rljax.types import Box, EnvSpec, Episodes, Metrics, Observation
@@ -78,13 +76,21 @@ class State(NamedTuple):
 
 def check(source: Source, config: Config) -> None:
     """Raises ValueError where environment, dataset, devices and memory do not fit together."""
+    _check_config(source, config)
+    off_policy.check_memory(
+        memory.row_of(source.spec), config.online, mixed.held_bytes(source.dataset.rows, ())
+    )
+
+
+def _check_config(source: Source, config: Config) -> None:
+    """`check` but for memory."""
     online, data = config.online, source.dataset
     if not config.last_step:
         raise ValueError(
             f"a budget of {online.total_steps} steps is less than one rollout, which takes "
             f"{online.rows}."
         )
-    off_policy.check(source.env, online)
+    off_policy.check_sizes(source.env, online, first_learning=0)
     mixed.num_held(config.dataset_fraction, online.replay.batch_size)
     if online.replay.prioritized:
         raise ValueError("a replay that is mixed with a dataset has no priorities.")
@@ -92,21 +98,18 @@ def check(source: Source, config: Config) -> None:
         raise ValueError(f"floor_episodes must be at least 1, not {config.floor_episodes}.")
     if not data.num_steps:
         raise ValueError(f"{data.source or 'the dataset'} has no step to learn from.")
-    free = memory.available(sharding.mesh(online.num_devices).devices.flat[0])
-    needed = sum(x.nbytes for x in jax.tree.leaves(data.rows))
-    if free is not None and needed > free // 2:  # the other half is the replay's, and what learns
-        raise ValueError(
-            f"{data.source or 'the dataset'} takes {needed:,} bytes and must lie beside the replay "
-            f"on the device, where {free:,} are available: mix a smaller one."
-        )
 
 
 def init(agent: Agent, source: Source, config: Config) -> State:
     """The state before the first step, of a policy that has learned nothing; may be traced.
 
-    Raises ValueError where memory is too small.
+    Raises ValueError where memory is too small for replay and dataset together, with the extras
+    that the agent stores.
     """
-    state = off_policy.init(_collecting(agent), source.env, config.online)
+    collecting, online = _collecting(agent), config.online
+    held = mixed.held_bytes(source.dataset.rows, agent.stores)
+    off_policy.check_memory(base.row_of(collecting, online.num_envs), online, held)
+    state = off_policy.start(collecting, source.env, online, online.seed)
     return State(*state, recent=jnp.zeros((config.floor_episodes, 2), jnp.float32))
 
 
@@ -118,6 +121,7 @@ def run(
     With a floor it yields after every rollout. Raises what `check` raises but for memory, at once;
     and where the agent `stores` what is known of a dataset only.
     """
+    _check_config(source, config)
     unknown = set(agent.stores) - {outlook.RETURN_TO_GO}
     if unknown:
         raise ValueError(

@@ -93,7 +93,7 @@ def init(agent: Agent, env: HostEnv | JaxEnv, config: Config) -> State:
 
     Nothing is allocated before the replay is known to fit, with the extras that the agent stores.
     """
-    _check_memory(base.row_of(agent, config.num_envs), config)
+    check_memory(base.row_of(agent, config.num_envs), config)
     return start(agent, env, config, config.seed)
 
 
@@ -110,8 +110,8 @@ def start(agent: Agent, env: HostEnv | JaxEnv, config: Config, seed: int | Array
 
 def check(env: HostEnv | JaxEnv, config: Config) -> None:
     """Raises ValueError where environments, collector, devices and memory do not fit together."""
-    _check_sizes(env, config)
-    _check_memory(memory.row_of(env.spec), config)
+    check_sizes(env, config, config.first_learning)
+    check_memory(memory.row_of(env.spec), config)
 
 
 def run(
@@ -137,7 +137,7 @@ def drive(
     parts: Parts,
 ) -> Iterator[tuple[int, State, Metrics]]:
     """`run` for loops around this one, whose replay is that of `parts`."""
-    _check_sizes(env, config)
+    check_sizes(env, config, parts.first_learning)
     mesh = sharding.mesh(config.num_devices)
     collector = rollout.make(agent, env, config.num_envs, config.rollout_length, config.collector)
     compiled = rollout.resolve(env, config.collector) is not rollout.Kind.HOST
@@ -239,7 +239,11 @@ def _placed(
     return State(train, replay, running)
 
 
-def _check_sizes(env: HostEnv | JaxEnv, config: Config) -> None:
+def check_sizes(env: HostEnv | JaxEnv, config: Config, first_learning: int) -> None:
+    """Raises ValueError where environments, collector and devices do not fit together.
+
+    So it does where nothing would be learned: `first_learning` is the first iteration that does.
+    """
     sharding.check_split("batch_size", config.replay.batch_size, config.num_devices)
     needed = config.rows + config.replay.num_steps * config.num_envs
     if config.replay.capacity < needed:
@@ -248,10 +252,16 @@ def _check_sizes(env: HostEnv | JaxEnv, config: Config) -> None:
             f"{config.rows} rows and {config.replay.num_steps}-step returns: make its capacity "
             f"{needed} or more."
         )
-    if config.first_learning * config.rows >= config.last_step:
+    if first_learning * config.rows >= config.last_step:
+        least = (config.replay.num_steps + 1) * config.num_envs
+        if config.learning_starts > least:
+            raise ValueError(
+                f"learning_starts={config.learning_starts} leaves nothing to learn in "
+                f"total_steps={config.total_steps}: make it smaller."
+            )
         raise ValueError(
-            f"learning_starts={config.learning_starts} leaves nothing to learn in "
-            f"total_steps={config.total_steps}: make it smaller."
+            f"total_steps={config.total_steps} are over before the first update, which needs "
+            f"{least} rows: make it {(first_learning + 1) * config.rows} or more."
         )
     if config.iterations_per_call < 0:
         raise ValueError(
@@ -260,7 +270,8 @@ def _check_sizes(env: HostEnv | JaxEnv, config: Config) -> None:
     rollout.resolve(env, config.collector)
 
 
-def _check_memory(row: Transition, config: Config) -> None:
+def check_memory(row: Transition, config: Config, held: int = 0) -> None:
+    """Raises ValueError where the replay of such rows and `held` bytes beside it do not fit."""
     place = sharding.mesh(config.num_devices).devices.flat[0]
     priorities = 5 if config.replay.prioritized else 0  # a float32, and the sums above it
-    memory.check_on(place, config.replay.capacity, memory.row_bytes(row) + priorities)
+    memory.check_on(place, config.replay.capacity, memory.row_bytes(row) + priorities, held=held)

@@ -12,6 +12,7 @@ killed goes on, bit for bit, as if it had not been.
 import concurrent.futures
 import dataclasses
 import functools
+import operator
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from rljax.offline import outlook
 from rljax.offline.dataset import Dataset
 from rljax.replay import memory, ring
 from rljax.replay.base import Sample
-from rljax.types import Metrics, Transition
+from rljax.types import Box, Metrics, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,19 @@ def check(dataset: Dataset, config: Config) -> None:
             f"{dataset.source} has {len(dataset.rows.reward):,} rows, more than the 2,147,483,647 "
             "that can be counted here: learn from a part of its episodes."
         )
+    action = dataset.spec.action
+    if isinstance(action, Box) and any(map(operator.eq, action.low, action.high)):
+        fixed = list(map(operator.eq, action.low, action.high)).index(True)
+        raise ValueError(
+            f"{dataset.source or 'the dataset'} has actions that are {action.low[fixed]:g} in "
+            f"dimension {fixed}, always, which leaves nothing to choose: leave it out of the data, "
+            "or say with an --env what else it may be."
+        )
+    if any(0 in shape for _, shape, _ in dataset.spec.parts):
+        raise ValueError(
+            f"{dataset.source or 'the dataset'} has observations without a number: where nothing "
+            "is seen, let them be a constant."
+        )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
 
@@ -91,10 +105,10 @@ def init(agent: Agent, dataset: Dataset, config: Config) -> State:
     train = jax.jit(agent.init)(keys(config.seed, -1)[0])
     if getattr(train, "observation", None) is None:
         return State(train)
-    dataset = _chosen(dataset, config)
-    mean, variance = datasets.moments(dataset)
+    steps = datasets.steps(dataset, config.top_fraction)
+    mean, variance = datasets.moments(dataset, steps)
     found = normalizers.Moments(
-        jnp.float32(dataset.num_steps), jnp.asarray(mean), jnp.asarray(variance)
+        jnp.float32(np.count_nonzero(steps)), jnp.asarray(mean), jnp.asarray(variance)
     )
     return State(train._replace(observation=found))
 
@@ -108,14 +122,22 @@ def run(
     it. Raises what `check` raises, at once; and where the dataset lacks what the agent `stores`.
     """
     check(dataset, config)
-    dataset = outlook.add(_chosen(dataset, config), agent.stores, config.discount)
     mesh = sharding.mesh(config.num_devices)
-    if not _is_streamed(dataset, config, mesh):
-        advance = _in_memory(agent, dataset, config, mesh)
+    steps = datasets.steps(dataset, config.top_fraction)
+    row_bytes = outlook.row_bytes(dataset.rows, agent.stores)
+    if not _is_streamed(row_bytes * int(np.count_nonzero(steps)), config, mesh):
+        whole = config.top_fraction == 1  # which is no copy
+        chosen = dataset if whole else datasets.top(dataset, config.top_fraction)
+        chosen = outlook.add(chosen, agent.stores, config.discount)
+        advance = _in_memory(agent, chosen, config, mesh)
         return _calls(advance, state, config, mesh, first_step)
-    config = dataclasses.replace(config, updates_per_call=_streamable(dataset, config, mesh))
+    config = dataclasses.replace(config, updates_per_call=_streamable(row_bytes, config, mesh))
     reader = concurrent.futures.ThreadPoolExecutor(1, "rows")
-    advance = _streamed(agent, dataset, config, mesh, reader)
+    read_on = set(agent.stores) & set(outlook.OF_NEXT_ROW)  # with each row, not of all at once
+    others = [name for name in agent.stores if name not in read_on]
+    dataset = outlook.add(dataset, others, config.discount)
+    source = _Streamed(dataset.rows, np.flatnonzero(steps).astype(np.int32), tuple(read_on))
+    advance = _streamed(agent, source, config, mesh, reader)
     return _calls(advance, state, config, mesh, first_step, reader)
 
 
@@ -147,7 +169,8 @@ def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Ad
         return _loop(update, train, first, stop)
 
     compiled = _mapped(many, mesh)
-    data = sharding.replicate((ring.full(dataset.rows), _steps(dataset)), mesh)
+    valid = np.flatnonzero(dataset.rows.valid).astype(np.int32)
+    data = sharding.replicate((ring.full(dataset.rows), valid), mesh)
 
     def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
         return compiled(train, data, np.array([first, stop, config.seed], np.int32))
@@ -155,9 +178,17 @@ def _in_memory(agent: Agent, dataset: Dataset, config: Config, mesh: Mesh) -> Ad
     return advance
 
 
+class _Streamed(NamedTuple):
+    """What stays on the host."""
+
+    rows: Transition  # [N, ...]
+    steps: np.ndarray  # int32: the numbers of the rows that are drawn from
+    columns: tuple[str, ...]  # of `outlook.OF_NEXT_ROW`: told by the rows that are read
+
+
 def _streamed(
     agent: Agent,
-    dataset: Dataset,
+    source: _Streamed,
     config: Config,
     mesh: Mesh,
     reader: concurrent.futures.Executor,
@@ -174,7 +205,7 @@ def _streamed(
         return _loop(update, train, jnp.zeros_like(count), count)
 
     compiled = _mapped(many, mesh)
-    valid, on_host = _steps(dataset), jax.tree.map(lambda x: x[:, None], dataset.rows)
+    valid, on_host = source.steps, ring.full(source.rows).rows
     numbers = jnp.arange(min((config.updates_per_call, *config.cadences)))  # no call is longer
     draws = jax.jit(
         jax.vmap(lambda number: draw(len(valid), config.seed, number, config.batch_size))
@@ -185,7 +216,7 @@ def _streamed(
     def read(first: int) -> tuple[Array, concurrent.futures.Future[_Few]]:
         step, learn_keys = draws(first + numbers)
         index = valid[np.asarray(step)]
-        return learn_keys, reader.submit(_read, on_host, index, config.num_steps)
+        return learn_keys, reader.submit(_read, on_host, index, config.num_steps, source.columns)
 
     def advance(train: Any, first: int, stop: int) -> tuple[Any, Metrics]:
         learn_keys, few = ahead.pop(first, None) or read(first)
@@ -206,16 +237,20 @@ class _Few(NamedTuple):
     index: np.ndarray  # [K, B]: and where it is among all
 
 
-def _read(rows: Transition, index: np.ndarray, num_steps: int) -> _Few:
+def _read(
+    rows: Transition, index: np.ndarray, num_steps: int, columns: tuple[str, ...] = ()
+) -> _Few:
     """The rows of `[N, 1, ...]` that were drawn, with their successors, in the order of the file.
 
     As many as there could be, the last one repeated: programs are compiled for a number of rows.
+    With these columns of `outlook.OF_NEXT_ROW`: a step's next row is a successor, so it is there.
     """
     reach = index.reshape(-1, 1) + np.arange(num_steps + 1)[None]
     reach = np.minimum(reach, len(rows.reward) - 1)
     needed, inverse = np.unique(reach, return_inverse=True)
     needed = np.pad(needed, (0, reach.size - needed.size), mode="edge")
     some = jax.tree.map(lambda x: x[needed], rows)
+    some = some._replace(extras={**some.extras, **outlook.of_next_row(some, columns)})
     return _Few(some, inverse.reshape(reach.shape)[:, 0].reshape(index.shape), index)
 
 
@@ -287,31 +322,18 @@ def _mapped(many: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     )
 
 
-def _chosen(dataset: Dataset, config: Config) -> Dataset:
-    """What is learned from; all of it is no copy."""
-    whole = config.top_fraction == 1
-    return dataset if whole else datasets.top(dataset, config.top_fraction)
-
-
-def _steps(dataset: Dataset) -> np.ndarray:
-    """The numbers of the rows that are steps."""
-    return np.flatnonzero(dataset.rows.valid).astype(np.int32)
-
-
-def _is_streamed(dataset: Dataset, config: Config, mesh: Mesh) -> bool:
+def _is_streamed(needed: float, config: Config, mesh: Mesh) -> bool:
     if config.streamed is not None:
         return config.streamed
-    needed = sum(x.nbytes for x in jax.tree.leaves(dataset.rows))
     free = memory.available(mesh.devices.flat[0])
     return free is not None and needed > free // 2  # parameters and batches need some, too
 
 
-def _streamable(dataset: Dataset, config: Config, mesh: Mesh) -> int:
+def _streamable(row_bytes: float, config: Config, mesh: Mesh) -> int:
     """Updates of a call whose rows fit into an eighth of the device's memory; one at least."""
     free = memory.available(mesh.devices.flat[0])
     if free is None:
         return config.updates_per_call
-    row = sum(x.nbytes for x in jax.tree.leaves(dataset.rows)) / len(dataset.rows.reward)
     # What was read, with n successors, and both ends of the samples that are made of it.
-    needed = row * config.batch_size * (config.num_steps + 3)
+    needed = row_bytes * config.batch_size * (config.num_steps + 3)
     return int(max(1, min(config.updates_per_call, free / 8 // needed)))

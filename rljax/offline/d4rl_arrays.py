@@ -20,6 +20,7 @@ from rljax.types import Box, EnvSpec
 
 _RULES, _COLUMNS = Rules(), Columns()
 _FLAT = ("observations", "actions", "rewards")
+_BESIDE = ("next_observations", "terminals", "timeouts")
 _ROLLOUTS = ("obs", "acts", "rews", "terminal")
 
 
@@ -46,6 +47,9 @@ def read(
             a row cannot be right; rows count from 1.
     """
     arrays = tables.arrays(path)
+    for name, x in arrays.items():
+        if not x.ndim and name in (*_FLAT, *_BESIDE, *_ROLLOUTS[:3]):
+            raise ValueError(f"{path} has {name} as a single number: it must have a row a step.")
     if set(_FLAT) <= arrays.keys():
         columns = _flat(str(path), arrays, time_limit)
     elif set(_ROLLOUTS) <= arrays.keys():
@@ -69,8 +73,7 @@ def _flat(path: str, arrays: dict[str, np.ndarray], time_limit: int | None) -> d
     steps = len(arrays["rewards"])
     if not steps:
         raise ValueError(f"{path} has no rewards: there is nothing in it.")
-    known = (*_FLAT, "next_observations", "terminals", "timeouts")
-    for name in known:
+    for name in (*_FLAT, *_BESIDE):
         if name in arrays and len(arrays[name]) != steps:
             raise ValueError(f"{path} has {len(arrays[name])} {name} and {steps} rewards.")
     columns: dict[str, Any] = {

@@ -6,6 +6,8 @@ told from a time limit, and what follows a step is the row behind it, never anot
 """
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -70,6 +72,15 @@ class Dataset:
         sums = np.concatenate([[0.0], np.cumsum(self.rows.reward, dtype=np.float64)])
         return sums[self.starts[1:]] - sums[self.starts[:-1]]
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of all rows and of where episodes start, in hexadecimal: they are read for it, once."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves((self.rows, self.starts)):
+            whole: Any = np.ascontiguousarray(leaf)
+            digest.update(whole)
+        return digest.hexdigest()
+
     def select(self, numbers: Iterable[int]) -> "Dataset":
         """The dataset of these episodes only, in this order. Raises ValueError for none."""
         chosen = [self.episode(number) for number in numbers]
@@ -105,15 +116,31 @@ def make(spec: EnvSpec, episodes: Iterable[Episode], source: str = "", first: in
 
 def top(dataset: Dataset, fraction: float) -> Dataset:
     """The share `fraction` of the episodes, one at least, whose returns are the highest."""
+    return dataset.select(np.flatnonzero(_are_best(dataset, fraction)).tolist())
+
+
+def steps(dataset: Dataset, fraction: float = 1.0) -> np.ndarray:
+    """Which rows are steps of the episodes of `top`, bool `[N]`, without a copy of those."""
+    if fraction == 1:
+        return np.asarray(dataset.rows.valid)
+    chosen = np.repeat(_are_best(dataset, fraction), np.diff(dataset.starts))
+    return chosen & dataset.rows.valid
+
+
+def _are_best(dataset: Dataset, fraction: float) -> np.ndarray:
+    """Which episodes are among the share with the highest returns, bool `[E]`."""
     if not 0 < fraction <= 1:
         raise ValueError(f"the share of episodes must lie in (0, 1], not {fraction}.")
     count = max(1, round(fraction * dataset.num_episodes))
-    best = np.argsort(-dataset.returns(), kind="stable")[:count]
-    return dataset.select(np.sort(best).tolist())
+    found = np.zeros(dataset.num_episodes, bool)
+    found[np.argsort(-dataset.returns(), kind="stable")[:count]] = True
+    return found
 
 
-def moments(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def moments(dataset: Dataset, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of vectors over the steps, float32 `[O]`; final observations apart.
+
+    `chosen` says which steps, as `steps` does; by default all.
 
     The variance of what never varies is 1: divided by nearly 0, its least change would drown all.
 
@@ -122,15 +149,16 @@ def moments(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     features = dataset.rows.observation.features
     if not isinstance(features, np.ndarray) or features.dtype != np.float32:
         raise ValueError(f"{dataset.spec.name} shows no plain vectors to be normalized.")
-    valid = np.asarray(dataset.rows.valid)
+    chosen = steps(dataset) if chosen is None else chosen
+    count = np.count_nonzero(chosen)
 
     def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Part by part: the rows may lie on disk, more than memory holds."""
         total = np.zeros(features.shape[1:])
-        for at in range(0, len(valid), _PART):
+        for at in range(0, len(chosen), _PART):
             part = slice(at, at + _PART)
-            total += function(features[part][valid[part]].astype(np.float64)).sum(axis=0)
-        return total / dataset.num_steps
+            total += function(features[part][chosen[part]].astype(np.float64)).sum(axis=0)
+        return total / count
 
     mean = mean_of(lambda x: x)
     variance = mean_of(lambda x: (x - mean[None]) ** 2)

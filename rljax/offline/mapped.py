@@ -105,6 +105,19 @@ def read(folder: str | os.PathLike[str]) -> Dataset:
     return Dataset(spec, rows, starts, str(folder))
 
 
+def files(dataset: Dataset) -> list[pathlib.Path]:
+    """The files that the rows are, each whole, in the order of the arrays; none if they are not."""
+    found = []
+    for x in jax.tree.leaves(dataset.rows):
+        source, whole = x.base, False
+        if isinstance(source, np.memmap) and x.flags.c_contiguous:
+            whole = (source.offset, source.nbytes) == (0, x.nbytes)
+        if not whole:
+            return []
+        found.append(pathlib.Path(str(source.filename)))
+    return found if len({path.parent for path in found}) == 1 else []
+
+
 def covers(action: ActionSpec, other: ActionSpec) -> bool:
     """Whether every action of the other space is one of this."""
     match action, other:

@@ -3,14 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from rljax.offline.dataset import Dataset
+from rljax.types import Transition
 
 NEXT_ACTION = "next_action"  # what was done in the next state, `[N, ...]`; zeros where unknown
 KNOWS_NEXT_ACTION = "knows_next_action"  # float32: 0 at the last step of an episode, else 1
 RETURN_TO_GO = "return_to_go"  # float32: `returns_to_go`
+OF_NEXT_ROW = (NEXT_ACTION, KNOWS_NEXT_ACTION)  # what a step and the row behind it tell alone
 
 
 def add(dataset: Dataset, names: Sequence[str], discount: float) -> Dataset:
@@ -18,25 +21,48 @@ def add(dataset: Dataset, names: Sequence[str], discount: float) -> Dataset:
 
     Raises ValueError for a name that is neither one of the above nor a column of the dataset.
     """
-    rows, found = dataset.rows, {}
-    follows = rows.valid & np.append(rows.valid[1:], False)  # the row behind has an action
+    rows = dataset.rows
+    found = of_next_row(rows, names)
     for name in names:
         match name:
-            case "next_action":
-                found[name] = np.roll(rows.action, -1, axis=0)
-                found[name][~follows] = 0
-            case "knows_next_action":
-                found[name] = follows.astype(np.float32)
+            case _ if name in found:
+                pass
             case "return_to_go":
                 found[name] = returns_to_go(dataset, discount)
             case _ if name in rows.extras:
-                found[name] = rows.extras[name]
+                found[name] = np.asarray(rows.extras[name])
             case _:
                 raise ValueError(
                     f"{dataset.source or 'the dataset'} has no column {name!r}, which the agent "
                     f"learns from; it has {sorted(rows.extras) or 'none beside its steps'}."
                 )
     return dataclasses.replace(dataset, rows=rows._replace(extras=found))
+
+
+def of_next_row(rows: Transition, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of these columns that are `OF_NEXT_ROW`, where what follows a row is the row behind it.
+
+    For some rows of a dataset, in its order, they are right for those whose next row is there.
+    """
+    found = {}
+    if not set(names) & set(OF_NEXT_ROW):
+        return found
+    after = np.roll(rows.valid, -1, axis=0)
+    after[-1:] = False
+    follows = rows.valid & after  # the row behind has an action
+    if NEXT_ACTION in names:
+        found[NEXT_ACTION] = np.roll(rows.action, -1, axis=0)
+        found[NEXT_ACTION][~follows] = 0
+    if KNOWS_NEXT_ACTION in names:
+        found[KNOWS_NEXT_ACTION] = follows.astype(np.float32)
+    return found
+
+
+def row_bytes(rows: Transition, names: Sequence[str]) -> float:
+    """Bytes of a row `[N, ...]` with these columns beside it, and no others."""
+    leaves = [*jax.tree.leaves(rows._replace(extras={}))]
+    columns = [rows.action if name == NEXT_ACTION else rows.reward for name in names]
+    return sum(x.nbytes for x in (*leaves, *columns)) / max(1, len(rows.reward))
 
 
 def returns_to_go(dataset: Dataset, discount: float) -> Float[np.ndarray, " N"]:
@@ -46,9 +72,14 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float[np.ndarray, " N"]:
     """
     reward = np.asarray(dataset.rows.reward, np.float64)
     total = np.zeros(len(reward))
-    # One position of all episodes after the other, from their ends: the longest says how many.
-    first, last = dataset.starts[:-1], dataset.starts[1:] - 2
-    for back in range(int((last - first).max()) + 1):
-        at = (last - back)[last - back >= first]
+    # One position of all episodes after the other, from their ends, the longest episodes first: so
+    # those that reach a position are the first so many, and no step is looked at twice.
+    last = dataset.starts[1:] - 2
+    steps = np.diff(dataset.starts) - 1
+    order = np.argsort(-steps, kind="stable")
+    last, steps = last[order], steps[order]
+    reaching = np.searchsorted(-steps, -np.arange(steps[0]))  # episodes longer than each position
+    for back, count in enumerate(reaching):
+        at = last[:count] - back
         total[at] = reward[at] + discount * total[at + 1]
     return total.astype(np.float32)

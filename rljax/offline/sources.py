@@ -211,7 +211,7 @@ def _has_episodes(path: pathlib.Path) -> bool:
     try:
         with tables.optional("h5py").File(path, "r") as file:
             return "episode_0" in file
-    except OSError:
+    except tables.DAMAGED:
         return False  # the reader of arrays says what is wrong
 
 

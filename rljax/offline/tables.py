@@ -100,6 +100,8 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
     except (OSError, ValueError) as error:  # of pyarrow, ArrowInvalid is a ValueError
         told = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is no Parquet file, or is cut short: {told}") from None
+    if not read.num_rows:
+        raise ValueError(f"{path} has no row.")
     columns = {name: _cells(read.column(name)) for name in read.column_names}
     numbers = np.arange(1, read.num_rows + 1)
     return Table(str(path), columns, numbers, "row"), dict(read.schema.metadata or {})

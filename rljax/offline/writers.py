@@ -89,7 +89,8 @@ def write_minari(
     """Writes `folder`/data as Minari lays it out: HDF5 of episodes, and metadata.json.
 
     `minari.MinariDataset(folder / "data")` opens it; so does `minari.load_dataset(dataset_id)`
-    where the folder has that name among Minari's. What is beside the steps becomes `infos`.
+    where the folder has that name among Minari's. What is beside the steps becomes `infos`. The
+    file is made in memory.
 
     Args:
         dataset: what to write.
@@ -98,6 +99,7 @@ def write_minari(
 
     Raises:
         ImportError: h5py is not installed.
+        OSError: the disk is full, or not ours to write; nothing is left then.
         ValueError: the folder has a dataset already, or the id is none.
     """
     h5py = tables.optional("h5py")
@@ -114,7 +116,10 @@ def write_minari(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with h5py.File(partial / "main_data.hdf5", "w", track_order=True) as file:
+        path = partial / "main_data.hdf5"
+        # In memory first: where the disk is full, HDF5 itself ends the process with a crash.
+        in_memory = {"driver": "core", "backing_store": False, "track_order": True}
+        with h5py.File(path, "w", **in_memory) as file:
             for number, episode in enumerate(dataset.episodes()):
                 group = file.create_group(f"episode_{number}")
                 group.attrs["id"] = number
@@ -122,7 +127,9 @@ def write_minari(
                 for name, values in _arrays(dataset.spec, episode):
                     group.create_dataset(name, data=values, fletcher32=True)  # checksums
                 group.require_group("infos")
-        size = (partial / "main_data.hdf5").stat().st_size / 1e6
+            file.flush()
+            path.write_bytes(file.id.get_file_image())
+        size = path.stat().st_size / 1e6
         metadata = _metadata(dataset, dataset_id, size)
         (partial / "metadata.json").write_text(json.dumps(metadata))
         partial.rename(target)

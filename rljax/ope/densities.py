@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import special
 
 _EDGE = 1 - 1e-6  # of tanh, as in `rljax.distributions`
+_BESIDE = 16  # numbers of float32 beside a bound, among which a density spreads what it has there
 
 
 def normal(
@@ -67,11 +68,21 @@ def clipped(
 ) -> Bool[np.ndarray, " N"]:
     """Actions at a bound that two at least have taken exactly: no density does that.
 
-    One alone may be where the bounds were taken from the data.
+    One alone may be where the bounds were taken from the data. Nor is it clipping where as many lie
+    within a few numbers of float32 beside the bound: in a box that is far from 0 for its width,
+    those are so far apart that a density has draws that are rounded to the bound.
     """
-    at_low, at_high = action <= low[None], action >= high[None]
-    found = (at_low & (at_low.sum(axis=0) > 1)[None]) | (at_high & (at_high.sum(axis=0) > 1)[None])
-    return found.any(axis=1)
+
+    def piled(beyond: np.ndarray, bound: np.ndarray) -> np.ndarray:
+        """Of distances beyond the bound, `[N, D]`."""
+        finite = np.where(np.isfinite(bound), bound, 0.0).astype(np.float32)
+        beside = -_BESIDE * np.abs(np.spacing(finite).astype(np.float64))
+        at = beyond >= 0
+        near = (beyond < 0) & (beyond >= beside[None])
+        return at & ((at.sum(axis=0) > 1) & (at.sum(axis=0) > near.sum(axis=0)))[None]
+
+    found = piled(low[None] - action, low) | piled(action - high[None], high)
+    return np.asarray(found.any(axis=1))
 
 
 def _normal(action: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -49,12 +49,31 @@ def of_host() -> int | None:
     return min((number for number in left if number is not None), default=None)
 
 
-def check(capacity: int, bytes_per_row: int, free: int | None, copies: int = 1) -> None:
-    """Raises ValueError where `capacity` rows, times `copies`, are more than `free` bytes."""
-    needed = capacity * bytes_per_row * copies
+def check(
+    capacity: int, bytes_per_row: int, free: int | None, copies: int = 1, held: int = 0
+) -> None:
+    """Raises ValueError where rows and what is held beside them are more than `free` bytes.
+
+    Args:
+        capacity: the rows.
+        bytes_per_row: what each takes.
+        free: None where nobody says.
+        copies: of the rows.
+        held: bytes of a dataset that lies beside them.
+    """
+    replay = capacity * bytes_per_row * copies
+    needed = held + replay
     if free is None or needed <= free:
         return
     again = " (twice: a checkpoint is a copy)" if copies == 2 else ""
+    if held:
+        room = max(0, free - held) // (bytes_per_row * copies)
+        smaller = f"make its capacity {room:,} rows or fewer, or " if room else ""
+        raise ValueError(
+            f"the dataset takes {held:,} bytes and a replay of {capacity:,} rows beside it "
+            f"{replay:,}{again}, {needed:,} in all, and {free:,} are available: {smaller}mix a "
+            "smaller dataset."
+        )
     raise ValueError(
         f"a replay of {capacity:,} rows takes {needed:,} bytes{again}, {bytes_per_row:,} a row, "
         f"and {free:,} are available: make its capacity "
@@ -62,10 +81,10 @@ def check(capacity: int, bytes_per_row: int, free: int | None, copies: int = 1) 
     )
 
 
-def check_on(device: Any, capacity: int, bytes_per_row: int) -> None:
+def check_on(device: Any, capacity: int, bytes_per_row: int, held: int = 0) -> None:
     """`check` for a replay on this device, where the CPU holds the copy of a checkpoint, too."""
     copies = 2 if device.platform == "cpu" else 1  # elsewhere the copy is the host's
-    check(capacity, bytes_per_row, available(device), copies)
+    check(capacity, bytes_per_row, available(device), copies, held)
 
 
 def _host_bytes() -> int | None:

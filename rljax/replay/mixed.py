@@ -5,13 +5,16 @@ part of the state, so that programs hold it once and donated; a checkpoint needs
 only.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Int
 
+from rljax.offline import outlook
 from rljax.replay import ring
 from rljax.replay.base import Buffer, Sample
 from rljax.replay.ring import Ring
@@ -34,8 +37,14 @@ class State(NamedTuple):
 
 def hold(rows: Transition) -> Held:
     """Rows `[N, ...]` of a dataset, episode behind episode, on the device."""
-    steps = jnp.flatnonzero(jnp.asarray(rows.valid)).astype(jnp.int32)
-    return Held(ring.full(rows), steps)
+    steps: Any = np.flatnonzero(rows.valid).astype(np.int32)
+    return jax.tree.map(jnp.array, Held(ring.full(rows), steps))  # a copy: it will be donated
+
+
+def held_bytes(rows: Transition, names: Sequence[str]) -> int:
+    """What `hold` takes of rows `[N, ...]` with these columns of `outlook`, and no others."""
+    numbers = 4 * int(np.count_nonzero(rows.valid))
+    return round(outlook.row_bytes(rows, names) * len(rows.reward)) + numbers
 
 
 def num_held(dataset_fraction: float, batch_size: int) -> int:

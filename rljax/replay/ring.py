@@ -49,9 +49,10 @@ def init(row: Transition, length: int) -> Ring:
 def full(rows: Transition) -> Ring:
     """Rows `[N, ...]`, one behind another as a dataset has them, as a full ring of one environment.
 
+    NumPy arrays stay where they are, and views: whoever puts them on a device makes the one copy.
     The caller sees to it that the last one is not valid: what would follow it is the first.
     """
-    rows = jax.tree.map(lambda x: jnp.asarray(x)[:, None], rows)
+    rows = jax.tree.map(lambda x: x[:, None], rows)
     return Ring(rows, jnp.int32(0), jnp.int32(rows.reward.shape[0]))
 
 

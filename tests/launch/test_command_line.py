@@ -55,6 +55,7 @@ def test_run_runs_main():
     [
         ("UsageError('No.')", 2, "error: No.\n"),
         ("OSError(28, 'No space left on device', 'x/y')", 2, "x/y: No space left on device.\n"),
+        ("OSError(20, 'Not a directory', 'x/y')", 2, "cannot use x/y: Not a directory.\n"),
         ("PermissionError(13, 'Permission denied')", 2, "error: cannot write: Permission denied."),
         ("PermissionError(13, 'Permission denied', 'x/y')", 2, "error: cannot use x/y"),
         ("KeyboardInterrupt()", 130, "interrupted\n"),

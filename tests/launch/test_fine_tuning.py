@@ -1,6 +1,7 @@
 """From offline to online as users do: started, killed, resumed, stopped by the floor, refused."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import signal
@@ -19,6 +20,7 @@ from launch.experiment import Online
 from rljax import checkpoint
 from rljax.config import UsageError
 from rljax.metrics import jsonl
+from rljax.offline.dataset import Dataset
 
 ENV = "rljax:cartpole"
 OFFLINE = (
@@ -298,6 +300,45 @@ def test_a_run_without_a_checkpoint_or_of_another_kind_is_refused(origin, tmp_pa
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(UsageError, match=r"holds a run of bc; those that go on .* are iql, cql"):
         flags.experiment([*asked, f"--workdir={tmp_path}/run"])
+
+
+def test_the_dataset_is_hashed_once(origin, tmp_path, monkeypatch):
+    """To see that it is that of the run before, and for what this one keeps of it."""
+    found, real = [], Dataset.sha256.func
+
+    def sha256(dataset):
+        found.append(dataset.source)
+        return real(dataset)
+
+    counted = functools.cached_property(sha256)
+    counted.__set_name__(Dataset, "sha256")
+    monkeypatch.setattr(Dataset, "sha256", counted)
+    asked = flags.experiment(["train", f"--workdir={tmp_path}", f"--init_from={origin}", *ONLINE])
+    data.describe(fine_tuning.open(asked), tmp_path)
+    assert len(found) == 1
+    told = [json.loads((x / "dataset.json").read_text())["sha256"] for x in (tmp_path, origin)]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"sha256": "00"}'])
+def test_a_damaged_dataset_json_is_told(origin, tmp_path, text):
+    asked = flags.experiment(["train", f"--workdir={tmp_path}", f"--init_from={origin}", *ONLINE])
+    source = fine_tuning.open(asked)
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UsageError, match=r"dataset.json is damaged \("):
+        data.describe(source, tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"max_episode_steps":30}', ' {"max_episode_steps": 3e1 }'])
+def test_options_are_what_they_say_however_they_are_written(origin, tmp_path, text):
+    """Given or taken over, they are the same run's."""
+    stored = json.loads((origin / "config.json").read_text())
+    stored["experiment"]["source"]["options"] = [["max_episode_steps", 30]]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    asked = ("train", f"--workdir={tmp_path}/run", f"--init_from={tmp_path}", *ONLINE)
+    given, taken = (flags.experiment([*asked, *x]) for x in ((f"--env_options={text}",), ()))
+    assert experiments.identity(given) == experiments.identity(taken)
+    assert taken.source.options == given.source.options == (("max_episode_steps", 30),)
 
 
 def test_a_dataset_that_has_changed_since_is_refused(origin, tmp_path):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import trained
+from launch import collect, flags, trained
 from rljax.metrics import jsonl
 from rljax.offline import sources
 
@@ -65,6 +65,20 @@ def straight(arguments, tmp_path_factory) -> pathlib.Path:
     answer = run("train", f"--workdir={workdir}", *arguments)
     assert answer.returncode == 0, answer.stderr
     return workdir
+
+
+def test_where_nothing_can_be_written_nothing_is_played(tmp_path, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "_cast", interrupted)
+    (tmp_path / "file").write_text("")
+    asked = ("collect", "--env=CartPole-v1", "--policy=random")
+    for out, error in (("file/out", NotADirectoryError), ("out", KeyboardInterrupt)):
+        flags.parse_script([*asked, f"--out={tmp_path / out}"], collect.FLAGS)
+        with pytest.raises(error):
+            collect.main(["collect"])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_collection_is_told_and_read_back_from_both_files(data):

@@ -357,7 +357,11 @@ def test_d3rlpy_is_given_our_settings(monkeypatch):
             "target_update_interval": "target_period",
             "actor_learning_rate": "actor_learning_rate",
             "temp_learning_rate": "actor_learning_rate",
+            "critic_learning_rate": "critic_learning_rate",
+            "actor_beta": "actor_penalty",
+            "critic_beta": "critic_penalty",
         }
+        assert job["normalized"] == (["critic_encoder_factory"] if agent == "rebrac" else [])
         shared = ours.keys() & theirs.keys()
         assert {name: theirs[name] for name in shared} == {
             name: getattr(config, ours[name]) for name in shared
@@ -388,6 +392,15 @@ def test_both_rows_of_every_agent_are_measured(as_before, monkeypatch):
 def small_of(setting):
     config = type(setting.config)(hidden_sizes=(4,), batch_size=8)
     return offline_speed.Setting(config, 5, setting.discrete, "", (), {})
+
+
+def test_the_usual_agents_are_all_that_know_what_to_do_with_the_actions():
+    options = Options(dataset="x")
+    real, discrete = (
+        offline.agents(options, offline.Data("x", 0.0, discrete)) for discrete in (False, True)
+    )
+    assert set(real) == {"bc", "td3_bc", "rebrac", "iql", "cql"}
+    assert set(discrete) == {"bc", "cql_discrete", "iql"}
 
 
 def test_the_made_up_dataset_is_as_large_as_it_says():

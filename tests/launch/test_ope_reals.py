@@ -186,6 +186,30 @@ def test_clipped_draws_are_weighed_by_masses_of_a_clone():
     assert abs(np.exp(masses).mean() - 1) > 0.15  # with what was logged of the draws
 
 
+@pytest.mark.parametrize("deviations", [None, 0.5])
+def test_a_dimension_without_spread_has_no_kernel(deviations):
+    """0.1 in float32 has a deviation of rounding in float64, which is no bandwidth."""
+    spec = EnvSpec("doses", (1,), "float32", Box((-1.0,), (1.0,)))
+    rows = [0.1] * 3
+    episode = dataset.Episode(
+        Observation(np.zeros((4, 1), np.float32)),
+        np.array(rows, np.float32)[:, None],
+        np.zeros(3, np.float32),
+        True,
+        {"log_prob": np.zeros(3, np.float32)},
+    )
+    run = policy_of(spec)
+    with pytest.raises(ValueError, match=r"all logged actions are 0.1 in dimension 0, so that"):
+        propensities.of_reals(
+            run.agent,
+            run.policy,
+            dataset.make(spec, [episode] * 3),
+            deviations=deviations,
+            judge=lambda log_ratio: (0.0, 0.1),
+            seed=0,
+        )
+
+
 def test_pixels_and_real_actions_have_no_model_but_weights():
     spec = EnvSpec("frames", (2, 2, 1), "uint8", Box((-5.0,), (5.0,)))
     seen = np.zeros((2, 2, 2, 1), np.uint8)

@@ -15,7 +15,7 @@ from rljax.agent import AXIS, Agent
 from rljax.loops import fine_tuning, iterations, off_policy
 from rljax.offline import dataset as datasets
 from rljax.offline.outlook import RETURN_TO_GO
-from rljax.replay import memory, mixed
+from rljax.replay import memory, mixed, ring
 from rljax.types import Box, EnvSpec, Episodes, Observation
 
 MARK = 100.0  # in the dataset's observations, where no pole goes
@@ -289,19 +289,54 @@ def test_what_does_not_fit_together_is_refused(changes, sentence):
     config = dataclasses.replace(CONFIG, online=dataclasses.replace(ONLINE, **online), **rest)
     with pytest.raises(ValueError, match=sentence):
         fine_tuning.check(source(), config)
+    with pytest.raises(ValueError, match=sentence):
+        fine_tuning.run(*parts(), fine_tuning.State((), (), None, jnp.zeros((1, 2))), config, 0)
 
 
-def test_a_dataset_that_does_not_fit_is_refused_with_its_bytes(monkeypatch):
-    found = source()
-    size = sum(x.nbytes for x in jax.tree.leaves(found.dataset.rows))
+def test_a_first_rollout_without_successors_is_enough_as_the_dataset_is_there():
+    """Off the policy alone it would be: nothing could be learned from 4 rows of 4 environments."""
+    online = dataclasses.replace(ONLINE, rollout_length=1, total_steps=4)
+    with pytest.raises(ValueError, match="total_steps=4 are over before the first update"):
+        off_policy.check(source().env, online)
+    fine_tuning.check(source(), dataclasses.replace(CONFIG, online=online))
+
+
+def test_dataset_and_replay_must_fit_together(monkeypatch):
+    """Of 14 rows and 40: each alone would fit."""
+    agent, found = parts(RETURN_TO_GO)
     small = dataclasses.replace(ONLINE, replay=dataclasses.replace(ONLINE.replay, capacity=40))
     config = dataclasses.replace(CONFIG, online=small)
-    rows = jax.tree.map(lambda x: np.repeat(x, 1_000, axis=0), found.dataset.rows)
-    large = found._replace(dataset=dataclasses.replace(found.dataset, rows=rows))
-    monkeypatch.setattr(memory, "available", lambda device: 1_999 * size)
-    with pytest.raises(ValueError, match=f"takes {1_000 * size:,} bytes and must lie beside"):
-        fine_tuning.check(large, config)
+    row = 4 * 4 + 4 + 4 + 4 + 1  # observation, action, reward, discount, valid
+    held = 14 * row + 12 * 4  # and the numbers of the steps
+    needed = held + 2 * 40 * row
+    monkeypatch.setattr(memory, "available", lambda device: needed)
     fine_tuning.check(found, config)
+    with pytest.raises(ValueError, match=f"{needed + 14 * 4 + 2 * 40 * 4:,} in all"):
+        fine_tuning.init(agent, found, config)  # with the returns to go of both
+    monkeypatch.setattr(memory, "available", lambda device: needed - 1)
+    told = (
+        f"the dataset takes {held:,} bytes and a replay of 40 rows beside it {2 * 40 * row:,} "
+        rf"\(twice: a checkpoint is a copy\), {needed:,} in all, and {needed - 1:,} are available: "
+        "make its capacity 39 rows or fewer, or mix a smaller dataset"
+    )
+    with pytest.raises(ValueError, match=told):
+        fine_tuning.check(found, config)
+    monkeypatch.setattr(memory, "available", lambda device: held)
+    with pytest.raises(ValueError, match="are available: mix a smaller dataset"):
+        fine_tuning.check(found, config)
+
+
+def test_a_dataset_in_memory_is_copied_once_to_the_device():
+    rows = source().dataset.rows
+    full = ring.full(rows)
+    pairs = zip(jax.tree.leaves(full.rows), jax.tree.leaves(rows), strict=True)
+    assert all(isinstance(x, np.ndarray) and np.shares_memory(x, y) for x, y in pairs)
+    held = mixed.hold(rows)
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(held))
+    size = sum(x.nbytes for x in jax.tree.leaves((held.rows.rows, held.steps)))
+    assert size == mixed.held_bytes(rows, ())
+    jax.tree.map(lambda x: x.delete(), held)
+    np.testing.assert_array_equal(rows.reward[:6], 1)  # what was donated is not the dataset
 
 
 def test_what_only_a_dataset_tells_cannot_be_learned_from():

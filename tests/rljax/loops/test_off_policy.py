@@ -295,6 +295,11 @@ def test_the_replay_is_written_in_place():
         ({"num_devices": 2, "batch_size": 7}, "batch_size=7 cannot be split over 2 devices"),
         ({"capacity": 19}, r"replay of 19 rows is too small for rollouts of 12 .* 20 or more"),
         ({"learning_starts": 241}, "learning_starts=241 leaves nothing to learn"),
+        # 10 steps need 11 rows of each of 4 environments: of 12 each the fourth has them
+        (
+            {"learning_starts": 0, "num_steps": 10, "capacity": 60, "total_steps": 36},
+            "total_steps=36 are over before the first update, which needs 44 rows: make it 48 or",
+        ),
         ({"iterations_per_call": -1}, "iterations_per_call must be 0 or more, not -1"),
         ({"collector": rollout.Kind.HOST}, "--collector=host needs a simulator on the host"),
     ],

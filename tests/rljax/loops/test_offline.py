@@ -14,7 +14,7 @@ from rljax import normalizers, sharding
 from rljax.agent import AXIS, Agent
 from rljax.loops import offline
 from rljax.offline import dataset, outlook
-from rljax.types import Discrete, EnvSpec, Observation
+from rljax.types import Box, Discrete, EnvSpec, Observation
 
 SPEC = EnvSpec("numbers", (2,), "float32", Discrete(3))
 CONFIG = offline.Config(
@@ -100,7 +100,7 @@ def test_an_agent_finds_what_it_stores_in_its_batches(data, streamed):
 
 def test_every_step_is_drawn_and_no_other_row(data):
     rows = offline.ring.full(data.rows)
-    valid = jnp.asarray(offline._steps(data))
+    valid = jnp.asarray(np.flatnonzero(data.rows.valid))
     index = jnp.concatenate(
         [valid[offline.draw(len(valid), jnp.int32(0), jnp.int32(n), 64)[0]] for n in range(10)]
     )
@@ -141,8 +141,8 @@ def test_how_rows_come_changes_nothing(data, changes, num_steps):
 def test_calls_read_no_more_than_they_learn_from_and_end_their_reader(data, monkeypatch):
     shapes, real = [], offline._read
 
-    def read(rows, index, num_steps):
-        few = real(rows, index, num_steps)
+    def read(rows, index, num_steps, columns):
+        few = real(rows, index, num_steps, columns)
         shapes.append((index.shape, few.rows.reward.shape))
         return few
 
@@ -161,11 +161,12 @@ def test_a_call_takes_along_what_fits_into_memory(data, monkeypatch):
     # a row is 2 numbers, an action, a reward, a discount and a flag: 21 bytes; 4 × 8 of them
     monkeypatch.setattr(offline.memory, "available", lambda device: 8 * 3 * 21 * 4 * 8)
     mesh = sharding.mesh(1)
-    assert offline._streamable(data, CONFIG, mesh) == 3
+    assert outlook.row_bytes(data.rows, ()) == 21
+    assert offline._streamable(21.0, CONFIG, mesh) == 3
     monkeypatch.setattr(offline.memory, "available", lambda device: 1)
-    assert offline._streamable(data, CONFIG, mesh) == 1
+    assert offline._streamable(21.0, CONFIG, mesh) == 1
     monkeypatch.setattr(offline.memory, "available", lambda device: None)
-    assert offline._streamable(data, CONFIG, mesh) == 7
+    assert offline._streamable(21.0, CONFIG, mesh) == 7
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -204,6 +205,66 @@ def test_statistics_are_those_of_the_steps_that_are_learned_from(data):
     best = dataclasses.replace(CONFIG, top_fraction=1 / 3)
     assert offline.init(agent_of(), data, best).train.observation.mean[0] == 22
     assert 20 <= trained(data, top_fraction=1 / 3)[2][0]["value/mean"] <= 24
+
+
+def test_streamed_the_best_episodes_and_next_actions_are_not_copied(monkeypatch):
+    """What is drawn of a dataset on disk is read row by row, and is what comes from memory."""
+    rng = np.random.default_rng(0)
+    episodes = [episode(10 * n, int(rng.integers(1, 6)), bool(n % 2)) for n in range(20)]
+    data = dataset.make(
+        SPEC, [e._replace(action=rng.integers(3, size=len(e.reward))) for e in episodes]
+    )
+
+    def update(state, batch, key):
+        del key
+        known = batch.extras["knows_next_action"]
+        led = known * (1 + batch.extras["next_action"])
+        mean = jax.lax.pmean(jnp.stack([jnp.mean(led), jnp.mean(batch.reward)]), AXIS)
+        return state._replace(seen=0.5 * state.seen + mean), {}
+
+    def init(key):
+        del key
+        return TrainState(normalizers.init_observation(SPEC), jnp.zeros(2))
+
+    stores = ("next_action", "knows_next_action")
+    agent = Agent(SPEC, init, lambda batch: (), lambda *args: args, update, stores)
+
+    def learned(**changes):
+        config = dataclasses.replace(CONFIG, total_updates=5, **changes)
+        *_, (_, state, _) = offline.run(agent, data, offline.init(agent, data, config), config, 0)
+        return state
+
+    share = {"top_fraction": 0.3}
+    in_memory = learned(**share), learned()
+    assert in_memory[0].train.seen[1] > 1.2 * in_memory[1].train.seen[1]
+
+    def refuse(*arguments):
+        raise AssertionError("a copy of the dataset")
+
+    monkeypatch.setattr(dataset, "top", refuse)
+    monkeypatch.setattr(dataset.Dataset, "select", refuse)
+    whole, real = len(data.rows.reward), np.roll
+
+    def roll(x, *arguments, **named):
+        assert len(x) < whole, "a column of the whole dataset"
+        return real(x, *arguments, **named)
+
+    monkeypatch.setattr(outlook.np, "roll", roll)
+    for state, changes in zip(in_memory, (share, {}), strict=True):
+        small = {"batch_size": 8, "updates_per_call": 1, "streamed": True}
+        jax.tree.map(np.testing.assert_array_equal, state, learned(**changes, **small))
+
+
+def test_where_nothing_is_seen_nothing_is_learned(data):
+    blind = dataclasses.replace(data, spec=dataclasses.replace(SPEC, observation_shape=(0,)))
+    with pytest.raises(ValueError, match="has observations without a number"):
+        offline.check(blind, CONFIG)
+
+
+def test_a_dimension_that_never_varies_leaves_nothing_to_choose(data):
+    fixed = EnvSpec("fixed", (2,), "float32", Box((-1.0, 0.5), (1.0, 0.5)))
+    with pytest.raises(ValueError, match=r"actions that are 0.5 in dimension 1, always, which"):
+        offline.check(dataclasses.replace(data, spec=fixed), CONFIG)
 
 
 @pytest.mark.parametrize(

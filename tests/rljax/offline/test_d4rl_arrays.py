@@ -159,6 +159,12 @@ def test_a_file_cut_short_is_told(save):
         d4rl_arrays.read(path)
 
 
+def test_a_single_number_is_no_column(save):
+    for name in ("rewards", "terminals"):
+        with pytest.raises(ValueError, match=f"has {name} as a single number"):
+            d4rl_arrays.read(save(flat(**{name: np.float32(1)})))
+
+
 def test_pickles_are_not_opened(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, observations=np.array([{}], object), actions=[0], rewards=[0])

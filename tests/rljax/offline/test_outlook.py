@@ -1,10 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 
 from rljax.offline import dataset as datasets
 from rljax.offline import outlook
-from rljax.offline.dataset import Episode
-from rljax.types import Box, EnvSpec, Observation
+from rljax.offline.dataset import Dataset, Episode
+from rljax.types import Box, EnvSpec, Observation, Transition
 
 SPEC = EnvSpec("told", (1,), "float32", Box((-1.0,), (1.0,)))
 
@@ -33,6 +35,27 @@ def test_returns_to_go_by_hand(dataset):
     np.testing.assert_array_equal(outlook.returns_to_go(dataset, 0.0), dataset.rows.reward)
     first = outlook.returns_to_go(dataset, 1.0)[dataset.starts[:-1]]
     np.testing.assert_array_equal(first, dataset.returns())
+
+
+def test_one_long_episode_among_many_short_ones_costs_what_they_cost_alone():
+    """In steps; a position of the longest must not look at all episodes."""
+
+    def alone(lengths):
+        starts = np.concatenate([[0], np.cumsum(np.array(lengths) + 1)])
+        valid = np.ones(starts[-1], bool)
+        valid[starts[1:] - 1] = False
+        column = valid[:, None].astype(np.float32)
+        reward = column[:, 0]
+        rows = Transition(Observation(column), column, reward, reward, valid, {})
+        begun = time.process_time()
+        found = outlook.returns_to_go(Dataset(SPEC, rows, starts), 1.0)
+        took = time.process_time() - begun
+        np.testing.assert_array_equal(found[starts[:-1]], lengths)
+        return took
+
+    count = 60_000
+    apart = alone([count]) + alone([1] * count)
+    assert alone([1] * count + [count]) < 5 * apart + 0.05
 
 
 def test_the_next_action_is_of_the_same_episode_or_unknown(dataset):

@@ -46,6 +46,27 @@ def test_arrays(tmp_path):
         assert sources.open(tmp_path / name).num_steps == 2
 
 
+def test_a_table_without_a_row_is_told_with_its_name(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra offline")
+    pq = importlib.import_module("pyarrow.parquet")
+    writers.write_parquet(made(), tmp_path / "a.parquet")
+    pq.write_table(pq.read_table(tmp_path / "a.parquet").slice(0, 0), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match=r"none\.parquet has no row"):
+        sources.open(tmp_path / "none.parquet")
+
+
+def test_an_hdf5_file_with_damage_inside_is_told(tmp_path):
+    """Its head is whole, so it opens; what fails is the look into it."""
+    h5py = pytest.importorskip("h5py", reason="needs the extra offline")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for name in ("observations", "actions", "rewards"):
+            file[name] = np.zeros(4)
+    whole = (tmp_path / "a.hdf5").read_bytes()
+    (tmp_path / "a.hdf5").write_bytes(whole[:600] + bytes(400) + whole[1000:])
+    with pytest.raises(ValueError, match="or is cut short"):
+        sources.open(tmp_path / "a.hdf5")
+
+
 def test_json_lines_by_their_keys(write_jsonl, rows_of, shared_data):
     assert sources.open(write_jsonl(rows_of("a", 2))).num_steps == 2
     assert sources.open(write_jsonl(rows_of("a", 2), "a.json")).num_steps == 2

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -236,6 +238,26 @@ def test_a_name_of_the_schema_is_not_taken_twice(tmp_path):
     with pytest.raises(ValueError, match="'step' beside the steps of a dataset is a column"):
         writers.write_parquet(dataset.make(spec, [episode]), tmp_path / "a.parquet")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+    """Not a crash: HDF5 ends the process if it meets the full disk itself."""
+    pytest.importorskip("h5py", reason="needs the extra offline")
+    met = []
+
+    def full(path, data):
+        met.append((path.name, len(data)))
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    seen = Observation(np.zeros((3, 1), np.float32))
+    episode = Episode(seen, np.array([0, 1]), np.ones(2, np.float32), True)
+    made = dataset.make(EnvSpec("task", (1,), "float32", Discrete(2)), [episode])
+    with pytest.raises(OSError, match="No space left"):
+        writers.write_minari(made, tmp_path / "a")
+    ((name, size),) = met
+    assert (name, size > 1_000) == ("main_data.hdf5", True)
+    assert not list((tmp_path / "a").iterdir())
 
 
 def test_minari_is_never_written_over(tmp_path):

@@ -73,6 +73,30 @@ def test_what_was_clipped_is_found_by_repetition():
     np.testing.assert_array_equal(densities.clipped(twice, low, high), [False, False, True, True])
 
 
+@pytest.mark.parametrize("center", [0.0, 300.0, 3_000.0, -20_000.0])
+def test_far_from_0_what_is_rounded_to_a_bound_was_not_clipped(center):
+    """Draws as they are kept, in float32, of a squashed policy that goes near the bounds."""
+    rng = np.random.default_rng(0)
+    low, high = np.array([center - 0.5]), np.array([center + 0.5])
+    drawn = rng.normal(1.0, 2.0, (5_000, 1))
+    squashed = (low + 0.5 * (np.tanh(drawn) + 1)).astype(np.float32).astype(np.float64)
+    if abs(center) > 1_000:
+        assert (squashed == high).sum() > 5  # so many by rounding
+    assert not densities.clipped(squashed, low, high).any()
+    normal = np.clip(center + rng.normal(0.0, 0.3, (5_000, 1)), low, high)
+    normal = normal.astype(np.float32).astype(np.float64)
+    found = densities.clipped(normal, low, high)
+    np.testing.assert_array_equal(found, ((normal == low) | (normal == high))[:, 0])
+    assert 0.08 < found.mean() < 0.11  # 2 Φ(-5/3)
+
+
+def test_what_has_no_bound_is_not_clipped():
+    action = np.array([[1e30, 0.0], [-1e30, 0.0]])
+    ends = np.array([-np.inf, -np.inf]), np.array([np.inf, 0.0])
+    np.testing.assert_array_equal(densities.clipped(action, *ends), [True, True])
+    np.testing.assert_array_equal(densities.clipped(action[:, :1], ends[0][:1], ends[1][:1]), False)
+
+
 def test_the_mass_of_a_kernel_within_the_box():
     found = densities.log_mass_within(
         np.array([[1.0, 1.0]]), np.array([0.1, 0.1]), np.array([-9.0, -9.0]), np.array([1.0, 9.0])
