@@ -36,7 +36,6 @@ from rljax.ope import (
 )
 from rljax.ope.bandit import Events
 from rljax.ope.trajectories import Trajectories
-from rljax.ope.visits import Visits
 from rljax.types import Box, Discrete
 
 _SHIFT_ROWS = 500  # of each sample that is compared
@@ -211,7 +210,7 @@ def _values(
 
 def _visits(
     dataset: Dataset, log_ratio: np.ndarray, logged: Trajectories, options: Options
-) -> tuple[Visits | None, list[str]]:
+) -> tuple[np.ndarray | None, list[str]]:
     """How the policy visits the log's states, if it is asked for; or None and why not."""
     if not options.dice_updates:
         return None, []
@@ -219,14 +218,10 @@ def _visits(
         return None, ["no dice: every episode is one decision, and nothing follows from it"]
     config = dice.Config(options.dice_updates, discount=logged.discount, seed=options.seed)
     try:
-        weighed = dice.with_ratios(dataset, log_ratio)
-        ratio = propensities.crossed(
-            weighed, options.seed, lambda others: dice.evaluate(others, config, weighed)
-        )
+        found = dice.evaluate(dataset, log_ratio, config)
     except ValueError as error:
         return None, [f"no dice: {error}"]
-    terminated = dataset.rows.discount[dataset.starts[1:] - 2] == 0
-    return Visits(_padded(ratio[dataset.rows.valid], logged), terminated), []
+    return _padded(found[dataset.rows.valid], logged), []
 
 
 def _ratios(

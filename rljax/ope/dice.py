@@ -1,7 +1,7 @@
 """Marginalized ratios by a network (DICE): how much more often π is in a state than the log.
 
 Stationary DIstribution Correction Estimation weighs a step by ζ(s, a) = d_π(s, a) / d_D(s, a):
-d_D is the share of the log's steps, d_π(s, a) = Σ_t γ^t P(s_t = s, a_t = a) before a termination:
+d_D is the share of the log's steps, d_π(s, a) = Σ_t γ^t P(s_t = s, a_t = a) until it ends:
 no product of ratios, so its variance does not grow exponentially with the horizon. As in Liu et al.
 2018, arXiv:1810.12429, ζ = w(s) ρ with the ratio ρ = π(a|s) / b(a|s) of one step, and a network
 learns w alone: one of s and a could say anything of actions that were never logged.
@@ -9,7 +9,7 @@ learns w alone: one of s and a could say anything of actions that were never log
 What is solved is the flow that Yang et al. 2020, arXiv:2007.03438, have as the constraint of their
 Lagrangian: what π spends in a state started there, or came from elsewhere,
 
-    d_D(s') w(s') = μ(s') + γ Σ d_D(s) b(a|s) ρ w(s) P(s'|s, a)      (P: unless it terminated)
+    d_D(s') w(s') = μ(s') + γ Σ d_D(s) b(a|s) ρ w(s) P(s'|s, a)      (P: unless it ended)
 
 With their primal regularizer at 0 its solution is ζ, whatever the dual regularizer and the rewards.
 Their saddle point has two networks that play against each other, which by Adam did not settle even
@@ -19,9 +19,11 @@ Wen et al. 2020, arXiv:2003.00722, with a discount, and the mirror image of fitt
 of their constraints stay: softplus keeps ratios positive, and `rljax.ope.visits` divides by the
 mean which the flow says is 1. Axes: B rows, E episodes, T steps, N rows of a dataset.
 
-What is estimated is the discounted value of an episode that no time limit ends, like `direct`'s:
-from where an episode was cut flow goes on through states like it that other steps were logged in.
-Where there are none, what would have followed is lost, and no model stands in for it.
+What is estimated is the discounted value of an episode that no time limit ends, as by all other
+estimators: flow ends where an episode was cut, and what lies behind is `Trajectories.last_value`, a
+model's word. So all that flow reaches is a step of the log, whose own square holds w back; nothing
+would where an episode was cut. And w is taken in the states that it was learned from, not
+crosswise: in others, nothing has ever held it.
 """
 
 import dataclasses
@@ -49,7 +51,6 @@ from rljax.types import EnvSpec, Metrics, Observation, Scalar
 
 _RATIO = "ratio"  # the column of ρ beside the rows of a dataset
 _ONE = float(np.log(np.e - 1))  # softplus of it is 1
-_MOST = 1e3  # a ratio that flow alone pushes up, where no step was logged, ends there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,44 +96,24 @@ def loss(
 
     Args:
         ratio: w(s) of a step.
-        following: w(s') of what it led to. Where no step was logged nothing holds it back; from
-            1,000 on nothing pushes it up either.
+        following: w(s') of what it led to.
         first: w(s_0) of another episode's first state.
-        inflow: γ ρ w̄(s) by the target network, 0 behind a termination; a constant.
+        inflow: γ ρ w̄(s) by the target network, 0 where the episode ends; a constant.
         mass: M, any positive number; w comes out as 1 on average if it is Σ d_π.
     """
-    arriving = jax.lax.stop_gradient(inflow) * jnp.minimum(following, _MOST)
-    return 0.5 * ratio**2 - arriving - jnp.minimum(first, _MOST) / mass
-
-
-def with_ratios(dataset: Dataset, log_ratio: Float[np.ndarray, " N"]) -> Dataset:
-    """The dataset with ρ = exp(log_ratio) beside its rows, which `evaluate` reads.
-
-    Raises ValueError where a ratio is too large for a float32.
-    """
-    with np.errstate(over="ignore"):
-        ratio = np.where(dataset.rows.valid, np.exp(log_ratio), 0.0).astype(np.float32)
-    if not np.isfinite(ratio).all():
-        raise ValueError(
-            f"a ratio of single steps, e^{log_ratio.max():.0f}, is too large for a network: what "
-            "was logged must have had a chance."
-        )
-    return dataclasses.replace(dataset, rows=dataset.rows._replace(extras={_RATIO: ratio}))
+    return 0.5 * ratio**2 - jax.lax.stop_gradient(inflow) * following - first / mass
 
 
 def evaluate(
-    dataset: Dataset, config: Config, valued: Dataset | None = None
+    dataset: Dataset, log_ratio: Float[np.ndarray, " N"], config: Config
 ) -> Float[np.ndarray, " N"]:
-    """Learns w from a dataset `with_ratios`; w of every row of another one, or its own; float64.
+    """W of the dataset's rows, learned from all its episodes; of rows that are no step, anything.
 
-    Times the mean over the dataset's episodes of Σ γ^t: so it is d_π / d_D in its own unit.
-
-    Raises ValueError for a discount of 1.
+    Raises ValueError for a discount of 1, and where a ratio is too large for a float32.
     """
     if not 0 <= config.discount < 1:
-        raise ValueError(
-            f"ratios of discounted visits need a discount below 1, not {config.discount}."
-        )
+        raise ValueError(f"visits are discounted: γ must be below 1, not {config.discount:g}.")
+    dataset = _weighed(dataset, log_ratio)
     lengths = np.diff(dataset.starts) - 1
     mass = float(((1 - config.discount**lengths) / (1 - config.discount)).mean())
     agent, network = _make(dataset.spec, config, mass)
@@ -149,7 +130,24 @@ def evaluate(
         del action, key
         return _ratio(network, train.target, observation, train.observation)
 
-    return mass * direct.by_rows(ratio, valued or dataset, config.seed)
+    return mass * direct.by_rows(ratio, dataset, config.seed)
+
+
+def _weighed(dataset: Dataset, log_ratio: Float[np.ndarray, " N"]) -> Dataset:
+    """With ρ beside its steps, and every episode ended where it was cut."""
+    rows = dataset.rows
+    with np.errstate(over="ignore"):
+        ratio = np.where(rows.valid, np.exp(log_ratio), 0.0).astype(np.float32)
+    if not np.isfinite(ratio).all():
+        raise ValueError(
+            f"a ratio of single steps, e^{log_ratio.max():.0f}, is too large for a network: what "
+            "was logged must have had a chance."
+        )
+    goes_on = np.asarray(rows.discount, np.float32).copy()
+    goes_on[dataset.starts[1:] - 2] = 0.0
+    return dataclasses.replace(
+        dataset, rows=rows._replace(discount=goes_on, extras={_RATIO: ratio})
+    )
 
 
 def _make(spec: EnvSpec, config: Config, mass: float) -> tuple[Agent, nn.Module]:

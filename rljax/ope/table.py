@@ -24,7 +24,6 @@ from rljax.ope.bandit import Events
 from rljax.ope.diagnostics import Verdict
 from rljax.ope.intervals import Estimate, Resampled
 from rljax.ope.trajectories import Trajectories
-from rljax.ope.visits import Visits
 from rljax.ope.weighted import WeightedMeans
 
 _BIASED = {  # by what no resampling of the log can show, so there is no interval that holds
@@ -61,7 +60,7 @@ def evaluate(
     trajectories: Trajectories,
     *,
     state: Int[np.ndarray, "E T"] | None = None,
-    visits: Visits | None = None,
+    visits: Float[np.ndarray, "E T"] | None = None,
     uncovered: Float[np.ndarray, "E T"] | None = None,
     caveats: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
@@ -75,7 +74,7 @@ def evaluate(
     Args:
         trajectories: what was logged; with `q` and `v` for the estimators that use a model.
         state: number of the state of each step, where states are countable.
-        visits: by `dice.evaluate`, for whatever states.
+        visits: how much more often π is in the state of each step than the log, by `dice`.
         uncovered: `diagnostics.uncovered_mass` of each step, for the verdict.
         caveats: likewise, in words.
         bootstrap: of the intervals.
