@@ -228,12 +228,12 @@ def prepared(observation: Observation, moments: normalizers.Moments | None) -> A
 
 
 def _values(network: _Network, train: TrainState, dataset: Dataset, config: Config) -> Values:
-    def values(observation: Observation, action: Array, key: PRNGKeyArray) -> Values:
+    def q_and_v(observation: Observation, action: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
         features = prepared(observation, train.observation)
         q = network.q(train.params, features, action)
-        return Values(q, network.v(train.params, features, observation, key))
+        return q, network.v(train.params, features, observation, key)
 
-    return by_rows(values, dataset, config.seed)
+    return Values(*by_rows(q_and_v, dataset, config.seed))
 
 
 def _bounds(spec: EnvSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
