@@ -112,7 +112,7 @@ def solved(data, log_ratio):
     return np.linalg.solve(np.diag(count) - flow, start)[place]
 
 
-def estimated(data, log_ratio, ratio, value_of):
+def estimated(data, log_ratio, ratio, value_of, discount=GAMMA):
     """The value and the mass, with the exact values of the places behind time limits."""
     steps = [slice(a, b - 1) for a, b in zip(data.starts, data.starts[1:], strict=False)]
     reward = np.asarray(data.rows.reward, np.float64)
@@ -121,7 +121,7 @@ def estimated(data, log_ratio, ratio, value_of):
     logged = from_episodes(
         [reward[s] for s in steps],
         [log_ratio[s] for s in steps],
-        GAMMA,
+        discount,
         last_value=data.rows.discount[last - 1] * value_of[place[last]],
     )
     visited = np.zeros(logged.valid.shape)
@@ -165,6 +165,10 @@ def test_of_the_logs_own_policy_it_is_the_mean_discounted_return():
     place = np.argmax(data.rows.observation.features, axis=1)[rows]
     spent = np.array([1, 0.5 * 2 / 3, 0.25 / 3])  # of 3, 2, 1 walks
     np.testing.assert_allclose(ratio[rows], (spent / np.array([3, 2, 1]) * 6)[place], rtol=0.15)
+    alike = np.zeros(len(data.rows.reward))
+    value, mass = estimated(data, alike, ratio, np.zeros(4), CONFIG.discount)
+    assert value == pytest.approx((1 + 3 + 3.5) / 3, abs=0.1)
+    assert mass == pytest.approx(1, abs=0.1)
 
 
 def test_what_cannot_be_weighed_is_refused():
