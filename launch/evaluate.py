@@ -45,6 +45,13 @@ absl_flags.DEFINE_bool("greedy", False, "With --ope: the policy without its nois
 absl_flags.DEFINE_integer(
     "ope_updates", 20_000, "With --ope: of the model of the policy's value.", 1, flag_values=FLAGS
 )
+absl_flags.DEFINE_integer(
+    "ope_dice_updates",
+    0,
+    "With --ope: of a network of how often the policy is in which state, for dice; 0: no dice.",
+    0,
+    flag_values=FLAGS,
+)
 absl_flags.DEFINE_float(
     "ope_bandwidth",
     None,
@@ -124,7 +131,9 @@ def _by_logs() -> int:
     from launch import ope, trained
 
     console = Console(soft_wrap=True)
-    options = ope.Options(FLAGS.greedy, FLAGS.ope_updates, FLAGS.seed, FLAGS.ope_bandwidth)
+    options = ope.Options(
+        FLAGS.greedy, FLAGS.ope_updates, FLAGS.seed, FLAGS.ope_bandwidth, FLAGS.ope_dice_updates
+    )
     for workdir in map(pathlib.Path, FLAGS.workdir):
         run = trained.load(workdir, FLAGS.step, FLAGS.run)
         with flags.usage_errors():
@@ -145,6 +154,8 @@ def _by_logs() -> int:
             console.print(f"kernel: Gaussian, bandwidth {width}, chosen by {chosen_by}")
         for name, apart in told["shift"].items():
             console.print(f"shift of {name}: MMD² {apart['mmd2']:.3g}, p {apart['p_value']:.2g}")
+        if told["dice"]:
+            console.print(f"dice: visits add up to {told['dice']['mass']:.3g} where 1 is due")
         if told["dynamics"]:
             console.print(ope.foretold(told["dynamics"]))
         ope.write(found, told, workdir)

@@ -24,12 +24,14 @@ from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
 from rljax.ope import (
     diagnostics,
+    dice,
     direct,
     dynamics,
     importance,
     intervals,
     table,
     trajectories,
+    visits,
     weighted,
 )
 from rljax.ope.bandit import Events
@@ -49,6 +51,7 @@ class Options(NamedTuple):
     updates: int = 20_000  # of the model of the value
     seed: int = 0
     bandwidth: float | None = None  # of the kernel, in deviations of the actions; None: by SLOPE
+    dice_updates: int = 0  # of the network of ratios; 0: no DICE
 
 
 def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dict[str, Any]]:
@@ -65,6 +68,7 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
     ratios = _ratios(run, dataset, values, discount, options)
     logged = _trajectories(dataset, ratios.log_ratio, values, discount)
     caveats = (*ratios.caveats, *_behind_limits(dataset, logged))
+    visited, lacking = _visits(dataset, ratios.log_ratio, logged, options)
     told = {
         "dataset": path,
         "step": run.step,
@@ -73,9 +77,10 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
         "discount": discount,
         "propensities": ratios.propensities,
         "kernel": ratios.kernel,
-        "notes": [*notes, *caveats],
+        "notes": [*notes, *lacking, *caveats],
         "shift": shift(run, dataset, greedy=greedy, seed=seed),
         "dynamics": None,
+        "dice": None if visited is None else {"mass": visits.mass(logged, visited)},
     }
     if not bandit:
         try:
@@ -98,10 +103,10 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
         )
         return found, told
     if uncovered is not None:
-        padded = np.zeros(logged.valid.shape)
-        padded[logged.valid] = uncovered
-        uncovered = padded
-    found = table.evaluate(logged, uncovered=uncovered, caveats=caveats, bootstrap=bootstrap)
+        uncovered = _padded(uncovered, logged)
+    found = table.evaluate(
+        logged, visits=visited, uncovered=uncovered, caveats=caveats, bootstrap=bootstrap
+    )
     return found, told
 
 
@@ -203,6 +208,22 @@ def _values(
         return None, [f"no model of the value: {error}"]
 
 
+def _visits(
+    dataset: Dataset, log_ratio: np.ndarray, logged: Trajectories, options: Options
+) -> tuple[np.ndarray | None, list[str]]:
+    """How the policy visits the log's states, if it is asked for; or None and why not."""
+    if not options.dice_updates:
+        return None, []
+    if is_bandit(dataset):
+        return None, ["no dice: every episode is one decision, and nothing follows from it"]
+    config = dice.Config(options.dice_updates, discount=logged.discount, seed=options.seed)
+    try:
+        found = dice.evaluate(dataset, log_ratio, config)
+    except ValueError as error:
+        return None, [f"no dice: {error}"]
+    return _padded(found[dataset.rows.valid], logged), []
+
+
 def _ratios(
     run: Trained, dataset: Dataset, values: direct.Values | None, discount: float, options: Options
 ) -> Ratios:
@@ -278,6 +299,13 @@ def _trajectories(
         v=None if values is None else split(values.v),
         last_value=None if values is None else np.where(cut, values.v[last], 0.0),
     )
+
+
+def _padded(column: np.ndarray, logged: Trajectories) -> np.ndarray:
+    """A number of each step as episodes have it, `[E, T]`."""
+    padded = np.zeros(logged.valid.shape)
+    padded[logged.valid] = column
+    return padded
 
 
 def _as_vectors(dataset: Dataset, action: np.ndarray) -> np.ndarray:

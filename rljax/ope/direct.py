@@ -145,8 +145,8 @@ def _make(spec: EnvSpec, target: Target, config: Config) -> tuple[Agent, _Networ
         return TrainState(params, copy, optimizer.init(params), moments, jnp.int32(0))
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        features = _prepared(batch.observation, state.observation)
-        ahead = _prepared(batch.next_observation, state.observation)
+        features = prepared(batch.observation, state.observation)
+        ahead = prepared(batch.next_observation, state.observation)
         value = network.v(state.target, ahead, batch.next_observation, key)
         goal = batch.reward + batch.discount * value
 
@@ -208,28 +208,33 @@ def _network(spec: EnvSpec, target: Target, config: Config) -> _Network:
     return _Network(lambda key: joint.init(key, jnp.zeros(size)), q_box, v_box)
 
 
-def _values(network: _Network, train: TrainState, dataset: Dataset, config: Config) -> Values:
-    @jax.jit
-    def chunk(observation: Observation, action: Array, key: Array) -> tuple[Array, Array]:
-        features = _prepared(observation, train.observation)
-        q = network.q(train.params, features, action)
-        return q, network.v(train.params, features, observation, key)
-
+def by_rows(
+    function: Callable[[Observation, Array, PRNGKeyArray], Any], dataset: Dataset, seed: int
+) -> Any:
+    """A function of observations `[B, ...]`, actions and a key, of all rows; float64 `[N]`."""
+    chunk = jax.jit(function)
     rows, count, found = dataset.rows, len(dataset.rows.reward), []
     for first in range(0, count, _CHUNK):
         # The last one is padded with its own last row: one size is one compilation.
         places = np.minimum(np.arange(first, first + _CHUNK), count - 1)
         seen = jax.tree.map(lambda x, places=places: x[places], rows.observation)
-        key = jax.random.fold_in(jax.random.key(config.seed), first)
+        key = jax.random.fold_in(jax.random.key(seed), first)
         found.append(jax.device_get(chunk(seen, rows.action[places], key)))
-    q, v = (
-        np.concatenate(column)[:count].astype(np.float64) for column in zip(*found, strict=True)
-    )
-    return Values(q, v)
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:count].astype(np.float64), *found)
 
 
-def _prepared(observation: Observation, moments: normalizers.Moments | None) -> Any:
+def prepared(observation: Observation, moments: normalizers.Moments | None) -> Any:
+    """What a network of the dataset's observations is shown: vectors normalized."""
     return normalizers.normalize_observation(observation.features, moments, _CLIP)
+
+
+def _values(network: _Network, train: TrainState, dataset: Dataset, config: Config) -> Values:
+    def q_and_v(observation: Observation, action: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+        features = prepared(observation, train.observation)
+        q = network.q(train.params, features, action)
+        return q, network.v(train.params, features, observation, key)
+
+    return Values(*by_rows(q_and_v, dataset, config.seed))
 
 
 def _bounds(spec: EnvSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:

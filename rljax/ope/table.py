@@ -19,6 +19,7 @@ from rljax.ope import (
     weighted,
 )
 from rljax.ope import trajectories as trajectories_lib
+from rljax.ope import visits as visits_lib
 from rljax.ope.bandit import Events
 from rljax.ope.diagnostics import Verdict
 from rljax.ope.intervals import Estimate, Resampled
@@ -27,6 +28,7 @@ from rljax.ope.weighted import WeightedMeans
 
 _BIASED = {  # by what no resampling of the log can show, so there is no interval that holds
     "dm": "no interval: the model's error is unknown",
+    "dice": "no interval: the error of the ratios is unknown",
     "magic": "no interval: the model's error is unknown, and the choice of the blend",
     "ipw-clip": "no interval: weights were cut",
     "switch-dr": "no interval: for some weights the model stands in, whose error is unknown",
@@ -58,18 +60,21 @@ def evaluate(
     trajectories: Trajectories,
     *,
     state: Int[np.ndarray, "E T"] | None = None,
+    visits: Float[np.ndarray, "E T"] | None = None,
     uncovered: Float[np.ndarray, "E T"] | None = None,
     caveats: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
 ) -> Report:
     """Importance sampling in four kinds; with a model DM, DR, WDR and MAGIC; with `state` MIS.
 
-    An estimator that cannot answer has None and says why. DM and MAGIC have no interval: one by
-    resampling would leave out the model's error. The verdict compares them with the others.
+    With `visits` DICE. An estimator that cannot answer has None and says why. DM, MAGIC and DICE
+    have no interval: one by resampling would leave out the error of what was learned. The verdict
+    compares them with the others.
 
     Args:
         trajectories: what was logged; with `q` and `v` for the estimators that use a model.
         state: number of the state of each step, where states are countable.
+        visits: how much more often π is in the state of each step than the log, by `dice`.
         uncovered: `diagnostics.uncovered_mass` of each step, for the verdict.
         caveats: likewise, in words.
         bootstrap: of the intervals.
@@ -87,6 +92,8 @@ def evaluate(
         makers["dr"] = lambda: doubly_robust.doubly_robust(trajectories)
         makers["wdr"] = lambda: doubly_robust.weighted_doubly_robust(trajectories)
         makers["magic"] = lambda: doubly_robust.magic(trajectories, seed=bootstrap.seed).means
+    if visits is not None:
+        makers["dice"] = lambda: visits_lib.marginalized_ratios(trajectories, visits)
     rows = _rows(makers, bootstrap)
     caveats = (*caveats, *_skewed(makers, rows))
     if state is not None:

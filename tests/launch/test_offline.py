@@ -133,12 +133,13 @@ def test_it_is_evaluated_by_playing_by_the_log_and_exported(straight, data, tmp_
     answer = run("evaluate", f"--workdir={straight}", "--episodes=2", "--novideo")
     assert answer.returncode == 0, answer.stderr
     flags = (f"--workdir={straight}", f"--dataset={data}", "--ope", "--ope_updates=500")
-    answer = run("evaluate", *flags)
+    answer = run("evaluate", *flags, "--ope_dice_updates=500")
     assert answer.returncode == 0, answer.stderr
+    assert "dice: visits add up to " in answer.stdout
     assert "trust: " in answer.stdout
     report = json.loads((straight / "ope.json").read_text())
     names = [row["name"] for row in report["estimates"]]
-    assert names == ["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "magic"]
+    assert names == ["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "magic", "dice"]
     assert (report["propensities"], report["num_episodes"]) == ("logged", 40)
     errors = report["dynamics"]
     assert len(errors["observation"]) == len(errors["unchanged"]) <= 20

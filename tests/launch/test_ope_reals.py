@@ -132,16 +132,30 @@ def test_slope_chooses_a_bandwidth_whose_bias_is_within_the_noise():
 def test_episodes_of_real_actions(monkeypatch):
     """Two decisions; the second is worth half. Ratios of densities, per decision."""
     monkeypatch.setattr(ope, "_opened", lambda run, path: doses(3000, steps=2, seed=1))
-    report, told = ope.report(policy_of(), "doses", OPTIONS)
+    report, told = ope.report(policy_of(), "doses", OPTIONS._replace(dice_updates=400))
     truth = -1.5 * (0.25 / 3 + WIDTH**2)
     assert (told["kind"], told["discount"]) == ("episodes", 0.5)
     names = [row.name for row in report.estimates]
-    assert names == ["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "magic"]
+    assert names == ["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "magic", "dice"]
+    assert told["dice"]["mass"] == pytest.approx(1, abs=0.15)
     for row in report.estimates:
         if row.name not in ("dm", "magic"):  # whose model has hardly learned
             assert near(row._asdict(), truth), row
     assert report.verdict.trust != "none", report.verdict
     assert report.effective_size > 500
+
+
+def test_of_single_decisions_and_without_a_discount_there_are_no_visits():
+    options = ope.Options(dice_updates=1)
+    single, longer = doses(5), doses(5, steps=2)
+    for data, discount, why in ((single, 0.5, "nothing follows"), (longer, 1.0, "below 1")):
+        log_ratio = np.zeros(len(data.rows.reward))
+        logged = ope._trajectories(data, log_ratio, None, discount)
+        found, (note,) = ope._visits(data, log_ratio, logged, options)
+        assert found is None
+        assert note.startswith("no dice: ")
+        assert why in note
+    assert ope._visits(single, log_ratio, logged, ope.Options()) == (None, [])
 
 
 def test_a_squashed_policy_is_known_by_its_own_draws():
