@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import PRNGKeyArray
 
 from agents import cql
-from rljax import device_rows
+from rljax import device_rows, optim
 from rljax.agent import Agent
 from rljax.nn import box_policies
 from rljax.replay.base import Sample
@@ -29,7 +29,8 @@ def make(config: cql.Config, spec: EnvSpec) -> Agent:
 
     Of the other options it knows none, and all rows weigh the same.
     """
-    if not config.importance_sampling or config.gap_target is None or config.normalize_observation:
+    wanted = config.gap_target
+    if not config.importance_sampling or wanted is None or config.normalize_observation:
         raise ValueError("the five passes are for densities, a gap_target and plain observations.")
     networks = cql.networks_of(config, spec)
     optimizer = optax.scale_by_adam(eps=config.adam_epsilon)
@@ -65,7 +66,7 @@ def make(config: cql.Config, spec: EnvSpec) -> Agent:
                 q(params.critic, number, seen, there) - there_log_prob,
             ]
             highest = jax.nn.logsumexp(jnp.concatenate(entries, axis=1), axis=1)
-            gap = config.conservative_weight * (highest - of_data - config.gap_target)
+            gap = config.conservative_weight * (highest - of_data - wanted)
             gaps.append(jnp.mean(gap))
             error = jnp.mean(jnp.square(of_data - target))
             critic_losses.append(error + jax.lax.stop_gradient(multiplier) * gaps[-1])
@@ -92,14 +93,8 @@ def make(config: cql.Config, spec: EnvSpec) -> Agent:
         )
         steps: Any
         steps, opt_state = optimizer.update(grads, state.opt_state)
-        slow, fast = config.actor_learning_rate, config.critic_learning_rate
-        rates = cql.Params(slow, fast, slow, fast)
-        params = jax.tree.map(
-            lambda rate, before, step: jax.tree.map(lambda p, u: p - rate * u, before, step),
-            rates,
-            state.params,
-            steps,
-        )
+        slow, fast = map(jnp.float32, (config.actor_learning_rate, config.critic_learning_rate))
+        params = optim.descended(state.params, steps, cql.Params(slow, fast, slow, fast))
         target = optax.incremental_update(params.critic, state.target, config.target_rate)
         state = state._replace(
             params=params, target=target, opt_state=opt_state, updates=state.updates + 1
