@@ -28,6 +28,7 @@ def orthogonal(gain: float = 1.0) -> Callable[..., Array]:
     return init
 
 
+@jax.jit  # so that a size compiles once where nothing around it is compiled
 def orthonormal_rows(matrix: Float[Array, "M N"]) -> Float[Array, "M N"]:
     """Rows after Gram and Schmidt: Qᵀ of matrixᵀ = QR with a positive diagonal of R; M ≤ N."""
 

@@ -37,7 +37,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from rljax import normalizers
+from rljax import normalizers, optim
 from rljax.agent import AXIS, Agent
 from rljax.loops import offline
 from rljax.nn import torsos
@@ -172,17 +172,15 @@ def _make(spec: EnvSpec, config: Config, mass: float) -> tuple[Agent, nn.Module]
         inflow = batch.discount * batch.extras[_RATIO] * ratio(state.target, batch.observation)
 
         def mean_loss(params: Any) -> tuple[Array, Array]:
-            here, following = (
-                ratio(params, batch.observation),
-                ratio(params, batch.next_observation),
-            )
+            here = ratio(params, batch.observation)
+            following = ratio(params, batch.next_observation)
             found = loss(here, following, ratio(params, first), inflow, mass)
             return jnp.mean(found), jnp.mean(here)
 
         (error, mean), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         grads, error, mean = jax.lax.pmean((grads, error, mean), AXIS)
         steps, opt_state = optimizer.update(grads, state.opt_state)
-        params = jax.tree.map(lambda p, u: p - config.learning_rate * u, state.params, steps)
+        params = optim.descended(state.params, steps, config.learning_rate)
         moved = optax.incremental_update(params, state.target, config.target_rate)
         after = TrainState(
             params, moved, opt_state, state.observation, state.updates + 1, state.first

@@ -203,6 +203,7 @@ def test_every_field_of_the_config_is_covered_below():
 def test_every_field_changes_the_outcome(name):
     base = dataclasses.replace(
         CONFIG,
+        total_steps=T * B * 2,  # so that what is annealed is half as large in the second update
         learning_rate=1e-2,
         clip_ratio=0.05,
         memory=Memory.ATTENTION if name.startswith("attention") else Memory.GRU,

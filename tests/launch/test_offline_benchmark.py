@@ -7,29 +7,16 @@ import types
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from agents import cql
 from launch import benchmark, command_line
-from launch.benchmarks import (
-    Options,
-    five_pass_cql,
-    offline,
-    offline_report,
-    offline_speed,
-    processes,
-    table,
-)
+from launch.benchmarks import Options, offline, offline_report, offline_speed, processes, table
 from launch.benchmarks.offline_choice import Result, choose, difference, widened
 from rljax.config import UsageError
 from rljax.offline import dataset as datasets
 from rljax.offline import writers
-from tests.agents.offline_checks import SPECS
-from tests.agents.samples import B, learn, sample
-from tests.agents.updates import differs, same
 
 BC = Result((100.0, 104.0, 96.0, 102.0, 98.0))
 CLEAR = Result((200.0, 204.0, 196.0, 202.0, 198.0))
@@ -410,20 +397,3 @@ def test_the_made_up_dataset_is_as_large_as_it_says():
     assert made.rows.action.shape == (100_100, 6)
     assert (made.rows.discount == 1).all()  # no termination
     assert isinstance(made, datasets.Dataset)
-
-
-def test_five_passes_learn_what_ours_learns_in_two(key):
-    """A second opinion on the losses of CQL, and that the ratio compares equal work."""
-    config = cql.Config(
-        num_draws=3, gap_target=5.0, actor_hidden_sizes=(8,), critic_hidden_sizes=(8, 8)
-    )
-    agents = [module.make(config, SPECS["box"]) for module in (cql, five_pass_cql)]
-    ours, theirs = (agent.init(key) for agent in agents)
-    same(ours, theirs)
-    for number in range(3):
-        step = jax.random.fold_in(key, number)
-        batch = sample(SPECS["box"], step)._replace(weight=jnp.ones(B))
-        ours, _, _ = learn(agents[0], ours, batch, step)
-        theirs, _, _ = learn(agents[1], theirs, batch, step)
-    same(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert differs(ours.params, agents[0].init(key).params)
