@@ -8,8 +8,9 @@ _OURS = {
         total_updates=50_000,
         batch_size=128,
         learning_rate=3e-4,
-        target_rate=0.005,
+        target_rate=0.02,
         target_period=1,
+        huber_threshold=1e6,  # squared errors, none is larger: of linear ones it falls back
         hidden_sizes=(128, 128),
     ),
 }
