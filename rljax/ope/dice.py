@@ -38,7 +38,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from rljax import normalizers, optim
-from rljax.agent import AXIS, Agent
+from rljax.agent import Agent
 from rljax.loops import offline
 from rljax.nn import torsos
 from rljax.nn.heads import ValueHead
@@ -171,21 +171,21 @@ def _make(spec: EnvSpec, config: Config, mass: float) -> tuple[Agent, nn.Module]
         first = jax.tree.map(lambda x: x[episode], state.first)
         inflow = batch.discount * batch.extras[_RATIO] * ratio(state.target, batch.observation)
 
-        def mean_loss(params: Any) -> tuple[Array, Array]:
+        def mean_loss(params: Any) -> tuple[Array, Metrics]:
             here = ratio(params, batch.observation)
             following = ratio(params, batch.next_observation)
-            found = loss(here, following, ratio(params, first), inflow, mass)
-            return jnp.mean(found), jnp.mean(here)
+            error = jnp.mean(loss(here, following, ratio(params, first), inflow, mass))
+            return error, {"loss/ratio": error, "ratio/mean": jnp.mean(here)}
 
-        (error, mean), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        grads, error, mean = jax.lax.pmean((grads, error, mean), AXIS)
-        steps, opt_state = optimizer.update(grads, state.opt_state)
-        params = optim.descended(state.params, steps, config.learning_rate)
+        learner = state.params, state.opt_state
+        (params, opt_state), metrics, _ = optim.gradient_step(
+            mean_loss, learner, optimizer, config.learning_rate
+        )
         moved = optax.incremental_update(params, state.target, config.target_rate)
         after = TrainState(
             params, moved, opt_state, state.observation, state.updates + 1, state.first
         )
-        return after, {"loss/ratio": error, "ratio/mean": mean}
+        return after, metrics
 
     def act(*arguments: Any) -> Any:
         raise NotImplementedError("a model of a policy's visits takes no action.")
