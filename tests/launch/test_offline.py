@@ -13,13 +13,14 @@ import pytest
 
 from launch import collect, flags, trained
 from rljax.metrics import jsonl
-from rljax.offline import sources
+from rljax.offline import dataset, sources
 
 SMALL = (
     "--preset=none",
     "--config.hidden_sizes=16",
     "--config.total_updates=3000",
     "--config.batch_size=32",
+    "--config.normalize_observation",
     "--num_devices=1",
     "--eval_every=0",
     "--eval_episodes=2",
@@ -107,6 +108,9 @@ def test_a_run_leaves_metrics_result_and_what_it_learned_from(straight, data):
     assert (result["step"], result["eval/episodes"]) == (3000, 2)
     told = json.loads((straight / "dataset.json").read_text())
     assert (told["path"], told["episodes"]) == (str(data), 40)
+    kept = trained.load(straight).policy.observation  # and so are evaluated, served, and resumed
+    for found, due in zip(kept[1:], dataset.moments(sources.open(data)), strict=True):
+        np.testing.assert_allclose(found, due, rtol=1e-6)
 
 
 def test_kill_9_and_the_same_command_give_the_undisturbed_run_bit_for_bit(

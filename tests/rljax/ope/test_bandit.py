@@ -83,8 +83,9 @@ def test_dr_with_a_model_of_0_is_ipw():
 def test_self_normalized_estimates_stay_in_range_with_wild_weights():
     rng = np.random.default_rng(0)
     reward = (rng.random(200) < 0.1).astype(float)
-    events = Events(reward, -3 * np.log(rng.random(200)))
+    events = Events(reward, -3 * np.log(rng.random(200)), *rng.random((2, 200)))
     assert 0 <= weighted.estimate(bandit.snipw(events)) <= 1
+    assert -1 <= weighted.estimate(bandit.sndr(events)) <= 2  # v in [0, 1], r - q in [-1, 1]
 
 
 def test_what_cannot_be_weighed_is_refused():
