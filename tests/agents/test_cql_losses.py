@@ -215,7 +215,8 @@ def test_critics_value_all_draws_and_the_datas_action_in_one_pass(key, monkeypat
         return real(network, params, features, unit)
 
     monkeypatch.setattr(ensemble, "apply", apply)
-    networks, state = cql.networks_of(CONFIG, SPEC), jax.eval_shape(cql.make(CONFIG, SPEC).init, key)
+    networks = cql.networks_of(CONFIG, SPEC)
+    state = jax.eval_shape(cql.make(CONFIG, SPEC).init, key)
     rows = quickly(lambda *x: cql.terms(CONFIG, networks, *x))
     jax.eval_shape(rows, state, state.params, sample(SPEC, key), key)
     # the target's, three kinds of 3 draws beside what was done, the policy's own

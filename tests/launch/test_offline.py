@@ -2,10 +2,8 @@
 
 import json
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 from launch import collect, flags, trained
 from rljax.metrics import jsonl
 from rljax.offline import dataset, sources
+from tests.launch.killing import kill_behind_a_checkpoint
 
 SMALL = (
     "--preset=none",
@@ -117,12 +116,7 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run_bit_for_bit(
     straight, arguments, tmp_path
 ):
     arguments = (f"--workdir={tmp_path}", *arguments)
-    with subprocess.Popen(command("train", *arguments), stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    kill_behind_a_checkpoint(command("train", *arguments), tmp_path)
     assert not (tmp_path / "result.json").exists()
     answer = run("train", *arguments)
     assert answer.returncode == 0, answer.stderr
