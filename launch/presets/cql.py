@@ -2,7 +2,8 @@
 
 `python -m launch.train --agent=cql --dataset=FILE --env=NAME` starts from the one of NAME. Those of
 D4RL's datasets, --preset=hopper-medium-v2, are CORL's configs; the published numbers are its last
-scores of four seeds.
+scores of four seeds. CORL also divides the rewards of hopper-medium by the range of returns, which
+is left to the dataset here.
 """
 
 from agents.cql import Config

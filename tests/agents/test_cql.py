@@ -39,9 +39,21 @@ def test_policy_and_temperature_have_one_rate_and_critics_and_multiplier_another
     for name, rate in zip(cql.Params._fields, (3e-3, 1e-2, 3e-3, 1e-2), strict=True):
         largest = max(jax.tree.leaves(getattr(moved, name)))
         assert largest == pytest.approx(rate, rel=1e-2), name
+    for name, start in (("log_std_multiplier", 1), ("log_std_offset", -1)):
+        assert state.params.actor["params"][name] == start
+        assert moved.actor["params"][name] == pytest.approx(3e-3, rel=1e-2)  # learned, too
     assert after.params.log_multiplier > state.params.log_multiplier == 1  # gaps are greater
     unlearned, _, _ = learn(make(CONFIG, SPEC), state, batch, key)
     assert unlearned.params.log_multiplier == 1
+
+
+def test_every_number_is_logged_under_a_name_of_its_own(key):
+    names = "loss/critic loss/conservative loss/actor loss/temperature policy/entropy"
+    names += " policy/temperature value/mean value/gap"
+    for gap_target, more in ((None, ""), (0.1, " loss/multiplier value/gap_multiplier")):
+        agent = make(dataclasses.replace(CONFIG, gap_target=gap_target), SPEC)
+        _, metrics, _ = learn(agent, agent.init(key), sample(SPEC, key), key)
+        assert set(metrics) == set((names + more).split())
 
 
 def test_the_target_follows_at_its_rate(key):

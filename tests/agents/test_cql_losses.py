@@ -11,6 +11,8 @@ import pytest
 from agents import cql
 from rljax import normalizers
 from rljax.distributions import Normal
+from rljax.nn import ensemble
+from rljax.nn.mlp import MLP
 from tests.agents.offline_checks import SPECS
 from tests.agents.samples import B, sample
 from tests.agents.updates import quickly
@@ -205,6 +207,22 @@ def test_terms_match_loops_over_rows_critics_and_draws(changes, key):
         np.testing.assert_allclose(got[name], rows, rtol=1e-3, atol=1e-4)
 
 
+def test_critics_value_all_draws_and_the_datas_action_in_one_pass(key, monkeypatch):
+    asked, real = [], ensemble.apply
+
+    def apply(network, params, features, unit):
+        asked.append(unit.shape)
+        return real(network, params, features, unit)
+
+    monkeypatch.setattr(ensemble, "apply", apply)
+    networks = cql.networks_of(CONFIG, SPEC)
+    state = jax.eval_shape(cql.make(CONFIG, SPEC).init, key)
+    rows = quickly(lambda *x: cql.terms(CONFIG, networks, *x))
+    jax.eval_shape(rows, state, state.params, sample(SPEC, key), key)
+    # the target's, three kinds of 3 draws beside what was done, the policy's own
+    assert asked == [(B, 1, 2), (B, 3 * 3 + 1, 2), (B, 1, 2)]
+
+
 @functools.cache
 def reached(config):
     """Which parts of the parameters, and whether the target, have a gradient of each loss."""
@@ -276,14 +294,11 @@ def test_without_weight_there_is_no_gap_in_the_loss(key):
     assert rows["value/gap"].any()
 
 
-def test_log_deviations_are_scaled_moved_and_clipped(key):
-    config = dataclasses.replace(CONFIG, log_std_multiplier=0.0, log_std_offset=-30.0)
-    agent = cql.make(config, SPEC)
-    batch = sample(SPEC, key)
-    extras = agent.act(agent.init(key).policy, (), batch.observation, key, True)[2]
-    np.testing.assert_allclose(extras["scale"], np.exp(-20.0), rtol=1e-5)
-    params = cql.make(CONFIG, SPEC).init(key).params.actor["params"]
-    assert (params["log_std_multiplier"], params["log_std_offset"]) == (1, -1)
+@pytest.mark.parametrize(("offset", "log_std"), [(-30.0, -20.0), (0.5, 0.5), (30.0, 2.0)])
+def test_log_deviations_are_scaled_moved_and_clipped(offset, log_std, key):
+    actor = cql.Actor(MLP((8,)), 2, log_std_multiplier=0.0, log_std_offset=offset)
+    (_, found), _ = actor.init_with_output(key, jnp.ones((1, 3)))
+    np.testing.assert_allclose(found, [[log_std] * 2])
 
 
 def test_a_state_holds_no_moments_unless_asked(key):

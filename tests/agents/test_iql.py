@@ -77,6 +77,11 @@ def test_weights_by_hand_and_at_their_limit():
     assert not slope.any()
 
 
+def test_on_the_way_to_a_weight_nothing_overflows():  # infinity times 0 would be no number
+    with jax.debug_infs(True):
+        assert iql.advantage_weight(jnp.array([1e3]), 3.0, 100.0) == pytest.approx(100)
+
+
 def test_weights_are_finite_in_few_bits_too():
     advantage = jnp.array([100.0, 3e4], jnp.bfloat16)
     np.testing.assert_allclose(iql.advantage_weight(advantage, 10.0, 100.0), 100, rtol=0.02)

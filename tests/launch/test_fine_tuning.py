@@ -4,10 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-import signal
-import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -21,6 +18,7 @@ from rljax import checkpoint
 from rljax.config import UsageError
 from rljax.metrics import jsonl
 from rljax.offline.dataset import Dataset
+from tests.launch.killing import kill_behind_a_checkpoint
 
 ENV = "rljax:cartpole"
 OFFLINE = (
@@ -132,12 +130,7 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run_bit_for_bit(
 ):
     arguments = (f"--workdir={tmp_path}", f"--init_from={origin}", *ONLINE)
     command = [sys.executable, "-m", "launch.train", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    kill_behind_a_checkpoint(command, tmp_path)
     assert not (tmp_path / "result.json").exists()
     assert train(*arguments) == 0
     assert [line["step"] for line in jsonl.read(tmp_path / "metrics.jsonl")] == [1024, 2048]

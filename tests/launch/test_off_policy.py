@@ -2,10 +2,8 @@
 
 import json
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 from launch import trained
 from rljax.metrics import jsonl
 from rljax.replay import memory
+from tests.launch.killing import kill_behind_a_checkpoint
 
 SMALL = (
     "--preset=none",
@@ -71,12 +70,7 @@ def test_a_run_leaves_metrics_result_and_checkpoints(straight):
 def test_kill_9_and_the_same_command_give_the_undisturbed_run_bit_for_bit(straight, tmp_path):
     agent, workdir = straight
     arguments = (f"--workdir={tmp_path}", *AGENTS[agent])
-    with subprocess.Popen(command("train", *arguments), stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    kill_behind_a_checkpoint(command("train", *arguments), tmp_path)
     assert not (tmp_path / "result.json").exists()
     answer = run("train", *arguments)
     assert answer.returncode == 0, answer.stderr

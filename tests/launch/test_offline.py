@@ -2,10 +2,8 @@
 
 import json
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -13,13 +11,15 @@ import pytest
 
 from launch import collect, flags, trained
 from rljax.metrics import jsonl
-from rljax.offline import sources
+from rljax.offline import dataset, sources
+from tests.launch.killing import kill_behind_a_checkpoint
 
 SMALL = (
     "--preset=none",
     "--config.hidden_sizes=16",
     "--config.total_updates=3000",
     "--config.batch_size=32",
+    "--config.normalize_observation",
     "--num_devices=1",
     "--eval_every=0",
     "--eval_episodes=2",
@@ -107,18 +107,16 @@ def test_a_run_leaves_metrics_result_and_what_it_learned_from(straight, data):
     assert (result["step"], result["eval/episodes"]) == (3000, 2)
     told = json.loads((straight / "dataset.json").read_text())
     assert (told["path"], told["episodes"]) == (str(data), 40)
+    kept = trained.load(straight).policy.observation  # and so are evaluated, served, and resumed
+    for found, due in zip(kept[1:], dataset.moments(sources.open(data)), strict=True):
+        np.testing.assert_allclose(found, due, rtol=1e-6)
 
 
 def test_kill_9_and_the_same_command_give_the_undisturbed_run_bit_for_bit(
     straight, arguments, tmp_path
 ):
     arguments = (f"--workdir={tmp_path}", *arguments)
-    with subprocess.Popen(command("train", *arguments), stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    kill_behind_a_checkpoint(command("train", *arguments), tmp_path)
     assert not (tmp_path / "result.json").exists()
     answer = run("train", *arguments)
     assert answer.returncode == 0, answer.stderr

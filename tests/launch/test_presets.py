@@ -1,12 +1,14 @@
+import dataclasses
 import json
 import shlex
 
 import pytest
 
 import agents
-from agents import ppo
+from agents import bc, ppo
 from launch import flags, presets
 from rljax import config, registry
+from rljax.nn.mlp import Activation
 
 ALL = [
     pytest.param(agent, env, id=f"{agent}-{env}")
@@ -63,3 +65,86 @@ def test_mujoco_tasks_share_one_config():
     assert set(mujoco) == {"HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4"}
     assert len(set(mujoco.values())) == 1
     assert mujoco["Ant-v4"].reward_scale is ppo.RewardScale.VALUE
+
+
+COMMON = {
+    "total_updates": 1_000_000,
+    "batch_size": 256,
+    "learning_rate": 3e-4,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "value_learning_rate": 3e-4,
+    "discount": 0.99,
+    "target_rate": 0.005,
+    "normalize_observation": True,
+    "hidden_sizes": (256, 256),
+    "activation": Activation.RELU,
+}
+# What CORL's configs say of the nine tasks beside that, and of some of them alone.
+D4RL = {
+    "bc": {"loss": bc.Loss.SQUARED_ERROR, "top_fraction": 1.0},
+    "td3_bc": {
+        "value_weight": 2.5,
+        "policy_period": 2,
+        "target_noise": 0.2,
+        "target_noise_clip": 0.5,
+    },
+    "iql": {
+        "expectile": 0.7,
+        "inverse_temperature": 3.0,
+        "max_weight": 100.0,
+        "anneal_actor_learning_rate": True,
+        "deterministic": False,
+        "initial_log_std": 0.0,
+    },
+    "cql": {
+        "actor_learning_rate": 3e-5,
+        "actor_hidden_sizes": (256,) * 3,
+        "critic_hidden_sizes": (256,) * 3,
+        "conservative_weight": 10.0,
+        "num_draws": 10,
+        "importance_sampling": True,
+        "gap_target": None,
+        "gap_min": None,
+        "gap_max": None,
+        "max_target_backup": False,
+        "backup_entropy": False,
+        "cloning_updates": 0,
+        "learn_temperature": True,
+        "target_entropy": None,
+        "log_std_multiplier": 1.0,
+        "log_std_offset": -1.0,
+    },
+    "rebrac": {
+        "batch_size": 1024,
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "policy_period": 2,
+        "normalize_observation": False,
+        "hidden_sizes": (256,) * 3,
+    },
+}
+IQL_ON_HOPPER = {"deterministic": True, "target_rate": 0.001}
+PENALTIES = [  # of ReBRAC, on medium, medium-replay and medium-expert
+    *[(0.001, 0.01), (0.01, 0.001), (0.01, 0.1)],  # of halfcheetah
+    *[(0.01, 0.01), (0.05, 0.5), (0.1, 0.01)],  # hopper
+    *[(0.05, 0.1), (0.05, 0.01), (0.01, 0.01)],  # walker2d
+]
+ALONE = {
+    ("iql", "hopper-medium-v2"): IQL_ON_HOPPER,
+    ("iql", "hopper-medium-replay-v2"): IQL_ON_HOPPER,
+    ("iql", "hopper-medium-expert-v2"): {"expectile": 0.5, "inverse_temperature": 6.0},
+} | {
+    ("rebrac", name): {"actor_penalty": actor, "critic_penalty": critic}
+    for name, (actor, critic) in zip(presets.D4RL_NAMES, PENALTIES, strict=True)
+}
+
+
+@pytest.mark.parametrize("agent", D4RL)
+def test_presets_of_d4rl_are_the_published_configs(agent):
+    for name in presets.D4RL_NAMES:
+        found = presets.load(agent)[name].config
+        fields = {field.name for field in dataclasses.fields(found)}
+        due = {key: value for key, value in COMMON.items() if key in fields}
+        due |= D4RL[agent] | ALONE.get((agent, name), {})
+        assert {key: getattr(found, key) for key in due} == due, name

@@ -83,8 +83,20 @@ def test_dr_with_a_model_of_0_is_ipw():
 def test_self_normalized_estimates_stay_in_range_with_wild_weights():
     rng = np.random.default_rng(0)
     reward = (rng.random(200) < 0.1).astype(float)
-    events = Events(reward, -3 * np.log(rng.random(200)))
+    events = Events(reward, -3 * np.log(rng.random(200)), *rng.random((2, 200)))
     assert 0 <= weighted.estimate(bandit.snipw(events)) <= 1
+    assert -1 <= weighted.estimate(bandit.sndr(events)) <= 2  # v in [0, 1], r - q in [-1, 1]
+
+
+def test_resamples_are_divided_by_the_weights_that_were_drawn():
+    events, counts = random_events(), weighted.resample_counts(50, 9, np.random.default_rng(1))
+    weight = counts * np.exp(events.log_ratio)[None]
+    total = weight.sum(axis=1)
+    found = weighted.resampled(bandit.snipw(events), counts)
+    np.testing.assert_allclose(found, weight @ events.reward / total, rtol=1e-10)
+    found = weighted.resampled(bandit.sndr(events), counts)
+    expected = counts @ events.v / 50 + weight @ (events.reward - events.q) / total
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_what_cannot_be_weighed_is_refused():

@@ -58,6 +58,22 @@ def test_weights_of_clipped_draws_average_1_and_find_the_value():
     assert value == pytest.approx((draw(0.4, 0.8) ** 2).mean(), abs=0.01)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-30])
+def test_a_tiny_deviation_weighs_what_it_does_by_much_and_all_else_by_nothing(scale):
+    action, mean = np.array([[0.5], [0.5 + 1e-3], [-0.9]]), np.full((3, 1), 0.5)
+    narrow, wide = np.full((3, 1), scale), np.ones((3, 1))
+    low, high = LOW[:1], HIGH[:1]
+    for density, bounds in (
+        (densities.normal, ()),
+        (densities.squashed_normal, (low, high)),
+        (densities.clipped_normal, (low, high)),
+    ):
+        center = np.arctanh(mean) if density is densities.squashed_normal else mean
+        ratio = density(action, center, narrow, *bounds) - density(action, center, wide, *bounds)
+        np.testing.assert_allclose(ratio[0], -np.log(scale), rtol=1e-9)
+        np.testing.assert_array_equal(np.exp(ratio[1:]), 0)
+
+
 def test_a_far_bound_has_a_tiny_mass_not_none():
     far = densities.clipped_normal(
         np.array([[1.0]]), np.array([[-50.0]]), np.ones((1, 1)), LOW[:1], HIGH[:1]

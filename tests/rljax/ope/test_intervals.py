@@ -58,6 +58,11 @@ def test_a_confidence_is_a_fraction(confidence):
         intervals.bootstrap(VALUES, confidence=confidence)
 
 
+def test_there_is_a_resample_at_least():
+    with pytest.raises(ValueError, match="one resample at least, not 0"):
+        intervals.bootstrap(VALUES, resamples=0)
+
+
 def test_one_trajectory_has_no_interval():
     one = plain(np.ones(1))
     assert intervals.bootstrap(one) is None

@@ -83,6 +83,19 @@ def test_no_overlap_gives_sentences_and_no_trust():
     json.dumps(table.to_json(report), allow_nan=False)
 
 
+def test_events_without_overlap_are_0_over_0_for_those_that_divide():
+    ones = np.ones(50)
+    events = Events(ones, np.full(50, -np.inf), 0.4 * ones, 0.3 * ones)
+    report = table.evaluate_events(events, bootstrap=Bootstrap(resamples=50))
+    rows = {row.name: row for row in report.estimates}
+    assert rows["ipw"].value == 0
+    assert rows["dr"].value == pytest.approx(0.3)  # the model alone
+    for name in ("snipw", "sndr"):
+        assert rows[name].value is None
+        assert "no weight is above 0" in rows[name].note
+    assert report.verdict.trust == "none"
+
+
 def test_an_infinite_ratio_gives_sentences_and_no_trust():
     logged = from_episodes([np.ones(1)] * 50, [np.array([np.inf])] + [np.zeros(1)] * 49, 0.9)
     report = table.evaluate(logged, bootstrap=Bootstrap(resamples=50))
