@@ -128,7 +128,8 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
     To be called by process 0 only.
 
     Raises:
-        UsageError: it cannot be made or written, its disk is full, or it holds another run.
+        UsageError: it cannot be made or written, its disk is full, or it holds another run, or
+            what a run has learned without its `config.json`.
     """
     workdir = pathlib.Path(experiment.workdir).absolute()
     try:
@@ -137,6 +138,11 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
             _check_same_run(experiment, workdir)
             if not os.access(workdir, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        elif has_learned(workdir):
+            raise UsageError(
+                f"{workdir / CONFIG_FILE} is missing, so nothing tells whose the checkpoints there "
+                "are: restore it, or give another --workdir."
+            )
         else:
             data = {"experiment": configs.to_json(experiment), "versions": versions()}
             _write_atomically(workdir / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
@@ -146,6 +152,11 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
             "give another one with --workdir."
         ) from error
     return workdir
+
+
+def has_learned(workdir: pathlib.Path) -> bool:
+    """Whether there are checkpoints in it, whole or not."""
+    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
 
 
 def load(workdir: str | pathlib.Path) -> Experiment:
