@@ -55,7 +55,7 @@ def test_what_was_interrupted_leaves_nothing(tmp_path):
     ("part", "words"),
     [
         (make(spec=EnvSpec("Task-v0", (2,), "float32", Box((0.0,), (1.0,)))), "something else"),
-        (make(log_prob=0.5), "before it came observation.features, action, reward"),
+        (make(log_prob=-0.5), "before it came observation.features, action, reward"),
     ],
 )
 def test_a_part_of_something_else_is_told_and_nothing_is_left(tmp_path, part, words):
