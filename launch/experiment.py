@@ -6,16 +6,18 @@ The same command on the same workdir resumes the run; one that would change what
 refused with the difference (`identity`). Imports no JAX.
 """
 
+import contextlib
 import dataclasses
 import enum
 import errno
+import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import rljax
@@ -152,6 +154,25 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
             "give another one with --workdir."
         ) from error
     return workdir
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a workdir, until the block or this process ends.
+
+    Raises UsageError where another one does: it may be the child of a benchmark that was killed.
+    """
+    with (workdir / CONFIG_FILE).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is training in {workdir}: wait for its end, or end it; then the "
+                "same command resumes."
+            ) from None
+        except OSError:  # a file system that knows no locks
+            pass
+        yield
 
 
 def has_learned(workdir: pathlib.Path) -> bool:
