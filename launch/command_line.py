@@ -4,15 +4,17 @@
         flags.run(main)
 
 Bad input, raised as UsageError, and a disk that is full or not ours to write, end in one sentence
-on stderr and exit code 2; Ctrl-C in 130. `--debug` shows the trace instead.
+on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143. `--debug` shows the trace instead.
 """
 
 import contextlib
 import enum
 import errno
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 from absl import app
@@ -47,10 +49,13 @@ def run(
     """
     argv = sys.argv if argv is None else argv
     try:
-        app.run(main, argv, flags_parser=flags_parser or parse_script)
+        with _ending_in_order():
+            app.run(main, argv, flags_parser=flags_parser or parse_script)
     except (UsageError, OSError, KeyboardInterrupt) as error:
         if _DEBUG & set(argv):
             raise
+        if isinstance(error, _Terminated):
+            _fail("terminated", 128 + signal.SIGTERM)
         if isinstance(error, KeyboardInterrupt):
             _fail("interrupted", 130)
         if isinstance(error, UsageError):
@@ -229,6 +234,29 @@ def _unknown(name: str, suggested: Collection[str]) -> str:
         return f"unknown flag --{name}; did you mean --config.{name}?"
     flags = [flag for flag in suggested if flag.partition(".")[0] != "config"]
     return f"unknown flag --{name}; {nearest(name, flags, '--')}"
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does, so that nothing half-written and no child stays behind.
+
+    A second one acts as always.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        signal.signal(signal.SIGTERM, before)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, handle) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _keep_libraries_quiet() -> None:

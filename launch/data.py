@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from launch import experiment as experiments
 from launch import graph
 from launch.experiment import Experiment
 from rljax import config as configs
@@ -52,7 +53,8 @@ def loop(experiment: Experiment, inner: offline.Config) -> offline.Config:
 def describe(source: Any, workdir: pathlib.Path) -> None:
     """Leaves `dataset.json`, if there is a dataset that is learned from.
 
-    Raises UsageError where the workdir's run has learned from another, whatever its path says.
+    Raises UsageError where the workdir's run has learned from another, whatever its path says, or
+    where nothing tells any more which one it was.
     """
     source = source.dataset if isinstance(source, fine_tuning.Source) else source
     if not isinstance(source, Dataset):
@@ -61,6 +63,11 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
     if path.exists():
         check_same(source, workdir, "give another --workdir")
         return
+    if experiments.has_learned(workdir):
+        raise UsageError(
+            f"{path} is missing, so nothing tells whether the run has learned from "
+            f"{source.source} as it is now: restore it, or give another --workdir."
+        )
     returns = source.returns()
     told = {
         "path": source.source,
@@ -98,6 +105,11 @@ def _told(path: pathlib.Path, use: Callable[[dict[str, Any]], T]) -> T:
     try:
         return use(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing: train again, or restore it.") from None
+        raise UsageError(
+            f"{path} is missing: restore it, or train again in another --workdir."
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+        raise UsageError(
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or train again in "
+            "another --workdir."
+        ) from error

@@ -6,16 +6,18 @@ The same command on the same workdir resumes the run; one that would change what
 refused with the difference (`identity`). Imports no JAX.
 """
 
+import contextlib
 import dataclasses
 import enum
 import errno
+import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import rljax
@@ -128,7 +130,8 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
     To be called by process 0 only.
 
     Raises:
-        UsageError: it cannot be made or written, its disk is full, or it holds another run.
+        UsageError: it cannot be made or written, its disk is full, or it holds another run, or
+            what a run has learned without its `config.json`.
     """
     workdir = pathlib.Path(experiment.workdir).absolute()
     try:
@@ -137,6 +140,11 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
             _check_same_run(experiment, workdir)
             if not os.access(workdir, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        elif has_learned(workdir):
+            raise UsageError(
+                f"{workdir / CONFIG_FILE} is missing, so nothing tells whose the checkpoints there "
+                "are: restore it, or give another --workdir."
+            )
         else:
             data = {"experiment": configs.to_json(experiment), "versions": versions()}
             _write_atomically(workdir / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
@@ -146,6 +154,30 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
             "give another one with --workdir."
         ) from error
     return workdir
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a workdir, until the block or this process ends.
+
+    Raises UsageError where another one does: it may be the child of a benchmark that was killed.
+    """
+    with (workdir / CONFIG_FILE).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is training in {workdir}: wait for its end, or end it; then the "
+                "same command resumes."
+            ) from None
+        except OSError:  # a file system that knows no locks
+            pass
+        yield
+
+
+def has_learned(workdir: pathlib.Path) -> bool:
+    """Whether there are checkpoints in it, whole or not."""
+    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
 
 
 def load(workdir: str | pathlib.Path) -> Experiment:

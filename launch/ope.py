@@ -167,11 +167,11 @@ def foretold(errors: dict[str, Any]) -> str:
 
 
 def write(found: table.Report, told: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Leaves the report and its plot in the workdir."""
+    """Leaves the report and its plot in the workdir, each whole or as it was."""
+    table.forest_plot(found, workdir / "plots" / "ope.png")
     temporary = workdir / ".ope.json"
     temporary.write_text(json.dumps(told | table.to_json(found), indent=2) + "\n")
     temporary.replace(workdir / "ope.json")
-    table.forest_plot(found, workdir / "plots" / "ope.png")
 
 
 def _opened(run: Trained, path: str) -> Dataset:

@@ -1,6 +1,7 @@
 """`result.json`: the numbers that a run comes to, each script adding its own."""
 
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,9 +11,18 @@ FILE = "result.json"
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
-    """What is known so far, nothing if nothing."""
+    """What is known so far, nothing if nothing; a damaged file, with a warning, is nothing."""
     path = workdir / FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        known = None
+    if isinstance(known, dict):
+        return known
+    logging.warning("%s is damaged: its numbers are lost; what comes now is written anew.", path)
+    return {}
 
 
 def update(workdir: pathlib.Path, numbers: Mapping[str, Any]) -> dict[str, Any]:

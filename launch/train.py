@@ -21,6 +21,7 @@ from launch import flags, process
 from launch.experiment import Experiment
 
 if TYPE_CHECKING:
+    from launch import trained
     from rljax import checkpoint
     from rljax.agent import Agent
     from rljax.types import Metrics
@@ -40,19 +41,31 @@ def main(argv: list[str]) -> int:
 
 def train(experiment: Experiment) -> int:
     """`main`, on this process's devices or on those of all that have joined."""
-    from launch import data, fine_tuning, graph, trained
-    from launch.experiment import identity, open_workdir
-    from rljax import checkpoint, config, distributed, faults
-    from rljax.loops import LOOPS
-    from rljax.metrics import throughput, writers
+    from launch import fine_tuning, trained
+    from launch.experiment import alone_in, identity, open_workdir
+    from rljax import distributed
 
     distributed.check_same(identity(experiment))
     with flags.usage_errors():
         experiment = trained.pinned(fine_tuning.resolved(experiment))
-        agent, source, loop_config = trained.build(experiment)
-        workdir = pathlib.Path(experiment.workdir).absolute()
+        parts = trained.build(experiment)
+    if not distributed.is_chief():
+        return _run(experiment, parts)
+    with alone_in(open_workdir(experiment)):
+        return _run(experiment, parts)
+
+
+def _run(experiment: Experiment, parts: "trained.Run") -> int:
+    """Trains in a workdir that is this run's alone."""
+    from launch import data, fine_tuning, graph
+    from rljax import checkpoint, config, distributed, faults
+    from rljax.loops import LOOPS
+    from rljax.metrics import throughput, writers
+
+    agent, source, loop_config = parts
+    workdir = pathlib.Path(experiment.workdir).absolute()
+    with flags.usage_errors():
         if distributed.is_chief():
-            open_workdir(experiment)
             data.describe(source, workdir)
         loop = LOOPS[type(loop_config)]
         checkpoints = checkpoint.Manager(workdir / "checkpoints", experiment.keep_checkpoints)

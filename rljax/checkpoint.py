@@ -50,6 +50,8 @@ class Manager:
         self._checkpointer: Any = None
         if not distributed.is_chief():
             return
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory} is a file where checkpoints are to lie.")
         # Orbax logs a trace for every save that fails, besides raising: one sentence is enough.
         logging.getLogger("absl").addFilter(_not_from_orbax)
         _drop_unreadable_scores(self.directory)

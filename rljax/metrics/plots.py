@@ -49,8 +49,7 @@ def learning_curve(
         axes.set_title(title)
     if len(runs) > 1 or any(len(paths) > 1 for paths in runs.values()):
         axes.legend(frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format="png")
+    save(figure, output)
 
 
 def panels(
@@ -67,8 +66,18 @@ def panels(
         _draw(axes, [curve(path, x, y) for path in paths], label, f"C{index}")
         _dress(axes, x, y if index == 0 else "")
         axes.set_title(label, fontsize="medium")
+    save(figure, output)
+
+
+def save(figure: Figure, output: pathlib.Path) -> None:
+    """A PNG, whole or not at all; its folder is made if missing."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format="png")
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        figure.savefig(partial, format="png")
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def curve(path: pathlib.Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:

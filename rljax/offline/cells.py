@@ -19,15 +19,16 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 def numbers(faults: Faults, name: str, cells: Any, needed: np.ndarray) -> np.ndarray:
     """Finite numbers, float64 `[N]`, that float32 can hold."""
-    if _is_numeric(cells, 1):
-        values = np.asarray(cells, np.float64)
-    else:
-        values = np.array([number(cell) for cell in cells], np.float64)
-    fits = np.abs(values) <= _LARGEST  # False for NaN, too
+    values, fits = _floats(cells), are_numbers(cells)
     faults.find(
         name, needed & ~fits, lambda row: f"{name} is {_show(cells[row])}, not a finite number."
     )
     return np.where(needed & fits, values, 0.0)
+
+
+def are_numbers(cells: Any) -> np.ndarray:
+    """Where `numbers` finds one, bool `[N]`."""
+    return np.abs(_floats(cells)) <= _LARGEST  # False for NaN, too
 
 
 def whole(faults: Faults, name: str, cells: Any, needed: np.ndarray) -> np.ndarray:
@@ -204,6 +205,13 @@ def _lists(cells: list[Any], size: int) -> np.ndarray | None:
 def _listed(cells: Any) -> list[Any]:
     """Python's own numbers in place of NumPy's."""
     return cells.tolist() if isinstance(cells, np.ndarray) else cells
+
+
+def _floats(cells: Any) -> np.ndarray:
+    """Numbers as float64 `[N]`, NaN for anything else."""
+    if _is_numeric(cells, 1):
+        return np.asarray(cells, np.float64)
+    return np.array([number(cell) for cell in cells], np.float64)
 
 
 def _is_numeric(cells: Any, ndim: int) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from rljax.types import Box, EnvSpec, Observation, Transition
 
 _PART = 2**18  # rows that are looked at at once
+LOG_PROB_ABOVE = 1e-6  # what rounding may add to the logarithm of a probability of 1
 _SMALL = 1e-12  # of a variance beside the square of the mean: rounding of what is constant
 
 
@@ -177,6 +178,7 @@ def _rows(spec: EnvSpec, episode: Episode) -> Transition:
     if not np.isfinite(episode.reward).all():
         row = int(np.argmin(np.isfinite(episode.reward)))
         raise ValueError(f"has the reward {episode.reward[row]} in step {row}.")
+    _check_extras(spec, episode)
 
     def padded(x: Any, dtype: Any) -> Any:
         x = np.asarray(x, dtype)
@@ -205,6 +207,20 @@ def _check_lengths(episode: Episode, steps: int) -> None:
             raise ValueError(
                 f"has {len(array)} observations for {steps} steps: there must be one more, what "
                 "the last step led to."
+            )
+
+
+def _check_extras(spec: EnvSpec, episode: Episode) -> None:
+    for name, column in episode.extras.items():
+        values = np.asarray(column)
+        fits = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if name == "log_prob" and not isinstance(spec.action, Box):
+            fits &= values <= LOG_PROB_ABOVE
+        if not fits.all():
+            row = int(np.argmin(fits))
+            raise ValueError(
+                f"has the {name} {values[row]} in step {row}, "
+                + ("of a propensity outside (0, 1]." if name == "log_prob" else "no finite number.")
             )
 
 

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rljax.offline import cells, event_log, tables
+from rljax.offline import cells, event_log, schema, tables
 from rljax.offline.schema import Columns, Found, Reading, Rules, Table
 from rljax.types import Discrete, EnvSpec
 
 MARK = "_label_cost"  # which names the format
 _RULES = Rules()
 _COLUMNS = Columns(episode_id=None, step=None, time=None)
+_VERSION = "1"  # of the format; some logs do not tell it
 _TOLERANCE = 1e-3  # of probabilities, which the logs keep in single precision
 
 
@@ -79,6 +80,7 @@ def read(
         (
             Found("features", unknown, lambda row: "it has a feature or an action too many."),
             *_checked(rows, described),
+            tables.repeated("EventId", [row.get("EventId") for row in rows]),
         ),
     )
     if not masks.all():
@@ -94,9 +96,14 @@ def read(
     return event_log.from_table(table, _COLUMNS, rules, spec, counts)
 
 
-def features(*paths: str | os.PathLike[str]) -> Features:
-    """The features that are in any of the logs, in order of their names."""
-    rows = [row for path in paths for _, row in tables.objects(path)[0]]
+def features(
+    *paths: str | os.PathLike[str], on_fault: schema.OnFault = schema.OnFault.REFUSE
+) -> Features:
+    """The features that are in any of the logs, in order of their names.
+
+    Raises ValueError where lines are no JSON objects, and those faults are refused.
+    """
+    rows = [row for path in paths for _, row in tables.objects(path, on_fault)[0]]
     return _features([_describe(row) for row in rows if row.get("_skipLearn") is not True])
 
 
@@ -195,6 +202,11 @@ def _checked(
         for index, action in labels
     ]
     return [
+        Found(
+            "schema version",
+            np.array([str(row.get("Version", _VERSION)) != _VERSION for row in rows], bool),
+            lambda row: f"its Version is {rows[row]['Version']!r}; this reader knows {_VERSION}.",
+        ),
         Found(
             "no action",
             np.array([count == 0 for count in counts], bool),

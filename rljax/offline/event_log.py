@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from rljax.offline import cells, sessions, tables
+from rljax.offline.dataset import LOG_PROB_ABOVE
 from rljax.offline.schema import VERSION, Columns, Faults, Reading, Rules, Table, column, require
 from rljax.types import ActionSpec, Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 
 _COLUMNS, _RULES = Columns(), Rules()
-_LOG_PROB_ABOVE = 1e-6  # what rounding may add to the logarithm of a probability of 1
 
 
 def read_jsonl(
@@ -264,7 +264,7 @@ def _actions(
             )
         return values.astype(np.float32 if isinstance(action, Box) else np.int64), action
     listed, whole = _kinds(found, decides)
-    if not listed and whole:
+    if not listed and (whole or _are_masked(table, columns)):
         values = cells.whole(faults, "action", found, decides)
         most = int(values[decides & ~faults.spoiled].max(initial=0))
         if most >= np.iinfo(np.int32).max:
@@ -280,6 +280,12 @@ def _actions(
     if not known.size:
         raise ValueError(f"{table.file} has no action that could be read.")
     return values, Box(tuple(known.min(axis=0).tolist()), tuple(known.max(axis=0).tolist()))
+
+
+def _are_masked(table: Table, columns: Columns) -> bool:
+    """Whether there are masks, so that actions are choices, whatever type their column has."""
+    found = column(table, columns, "action_mask")
+    return found is not None and bool(cells.present(found, len(table.numbers)).any())
 
 
 def _kinds(found: Any, decides: np.ndarray) -> tuple[bool, bool]:
@@ -313,6 +319,11 @@ def _masks(
     count = len(table.numbers)
     knows = np.zeros(count, bool)
     if found is None or isinstance(action, Box):
+        if spec is None and found is not None and _are_masked(table, columns):
+            raise ValueError(
+                f"{table.file} has {columns.action_mask!r}, and actions that are lists of reals: "
+                "masks are of choices."
+            )
         return None, None, knows
     width = action.mask_shape[0] if spec is not None else None
     mask = cells.masks(faults, "action_mask", found, np.ones(count, bool), width)
@@ -373,10 +384,11 @@ def _extras(
     if propensity is not None and exact is None:
         chance = cells.numbers(faults, "propensity", propensity, decides)
         wide = isinstance(action, Box)  # densities have no upper limit
+        read = cells.are_numbers(propensity)  # others are faults already
         fits = (chance > 0) & (chance <= (np.inf if wide else 1))
         faults.find(
             "propensity",
-            decides & ~fits,
+            decides & read & ~fits,
             lambda row: (
                 f"the propensity {chance[row]} is no "
                 f"{'density: it must be above 0' if wide else 'probability in (0, 1]'}."
@@ -385,7 +397,7 @@ def _extras(
         extras["log_prob"] = np.log(np.where(fits, chance, 1.0))
     if exact is not None:
         values = cells.numbers(faults, "log_prob", exact, decides)
-        high = decides & (values > _LOG_PROB_ABOVE) & (not isinstance(action, Box))
+        high = decides & (values > LOG_PROB_ABOVE) & (not isinstance(action, Box))
         faults.find(
             "propensity", high, lambda row: f"log_prob is {values[row]}, above that of certainty."
         )

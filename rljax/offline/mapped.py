@@ -97,10 +97,11 @@ def read(folder: str | os.PathLike[str]) -> Dataset:
         }
         rows = _transition(spec, arrays)
         starts = np.fromfile(folder / _STARTS, np.int64)
+        whole = len(starts) == told["episodes"] + 1 and starts[-1] == told["rows"]
     except (KeyError, TypeError, ValueError, OSError) as error:
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise ValueError(f"{folder} is damaged ({reason}): convert its source again.") from None
-    if len(starts) != told["episodes"] + 1 or starts[-1] != told["rows"]:
+    if not whole or starts[0] != 0 or (np.diff(starts) < 2).any():  # a step and what it led to
         raise ValueError(f"{folder} is damaged ({_STARTS} does not fit): convert its source again.")
     return Dataset(spec, rows, starts, str(folder))
 

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +58,7 @@ def read(
     counts: collections.Counter[str] = collections.Counter()
     with _opened_file(folder, spec, on_fault, clip_actions, counts) as (made_of, found):
         made = datasets.make(made_of, found, str(folder))
-    return Reading(made, {name: count for name, count in counts.items() if count}, {})
+    return Reading(made, _nonzero(counts), {})
 
 
 def parts(
@@ -68,8 +68,11 @@ def parts(
     *,
     clip_actions: bool = False,
     rows: int = 100_000,
-) -> Iterator[Dataset]:
-    """As `read`, some episodes at a time: as many as have `rows` rows, or one that has more."""
+) -> Generator[Dataset, None, dict[str, int]]:
+    """As `read`, some episodes at a time: as many as have `rows` rows, or one that has more.
+
+    What it returns at the end are the counts of a `Reading`.
+    """
     counts: collections.Counter[str] = collections.Counter()
     with _opened_file(folder, spec, on_fault, clip_actions, counts) as (made_of, found):
         some: list[Episode] = []
@@ -82,6 +85,7 @@ def parts(
                 some, size, first = [], 0, number + 1
         if some:
             yield datasets.make(made_of, some, str(folder), first)
+    return _nonzero(counts)
 
 
 def data_file(folder: str | os.PathLike[str]) -> pathlib.Path:
@@ -125,9 +129,16 @@ def _metadata(path: pathlib.Path, file: Any) -> dict[str, Any]:
     if not beside.exists():
         return dict(file.attrs)
     try:
-        return json.loads(beside.read_text())
+        told = json.loads(beside.read_text())
     except ValueError as error:
         raise ValueError(f"{beside} is no JSON, or is cut short: {error}.") from None
+    if not isinstance(told, dict) or type(told.get("total_episodes", 0)) is not int:
+        raise ValueError(f"{beside} is no JSON object with a whole number of total_episodes.")
+    return told
+
+
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _episode_names(path: pathlib.Path, file: Any, metadata: Mapping[str, Any]) -> list[str]:
@@ -236,10 +247,21 @@ def _episode(
     path: pathlib.Path, group: Any, layout: _Layout, clip: bool, counts: collections.Counter[str]
 ) -> Episode:
     where = f"{path}, {group.name.strip('/')}"
+    try:
+        return _read_episode(where, group, layout, clip, counts)
+    except tables.DAMAGED as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where} is damaged, or holds something else: {told}") from None
+
+
+def _read_episode(
+    where: str, group: Any, layout: _Layout, clip: bool, counts: collections.Counter[str]
+) -> Episode:
     names = ("observations", "actions", "rewards", "terminations", "truncations")
     kinds = [getattr(group.get(name, getclass=True), "__name__", "nothing") for name in names]
     fits = [("Dataset", "Group")] * 2 + [("Dataset",)] * 3  # parts lie in a group
     missing = [x for x, kind, known in zip(names, kinds, fits, strict=True) if kind not in known]
+    missing += [f"infos/{name}" for name in layout.extras if f"infos/{name}" not in group]
     if missing:
         raise ValueError(f"{where} has no {', '.join(missing)}.")
     reward = np.asarray(group["rewards"], np.float64)

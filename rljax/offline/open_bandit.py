@@ -25,6 +25,7 @@ from rljax.types import Discrete, EnvSpec
 Vocabulary = dict[str, tuple[str, ...]]  # user feature -> its values
 
 ITEMS = "item_context.csv"
+_ROW = ""  # the name of the column that numbers the rows
 _PLACES = 3
 _USER, _AFFINITY = "user_feature_", "user-item_affinity_"
 _RULES = Rules()
@@ -70,6 +71,7 @@ def read(
             ~known,
             lambda row: f"position is {table.columns['position'][row]!r}, not one of 1, 2 and 3.",
         ),
+        tables.repeated("the row number", table.columns.get(_ROW, [None] * count)),
     ]
     seen = [places[:, None] == np.arange(1, _PLACES + 1)[None]]
     for name, values in vocabulary.items():

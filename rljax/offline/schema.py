@@ -207,7 +207,7 @@ def _missing(table: Table, name: str, field: str) -> ValueError:
     known = ", ".join(map(str, table.columns)) or "none"
     return ValueError(
         f"{table.file} has no column {name!r} for {field}; its columns are {known}: name the right "
-        f"one by Columns({field}=...)."
+        f"one by Columns({field}=...), or in a YAML file beside it by columns: {{{field}: ...}}."
     )
 
 

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rljax import config as configs
 from rljax.offline import (
@@ -75,10 +75,7 @@ def open(
     reading = read(
         path, spec, columns, rules, time_limit=time_limit, clip_actions=clip_actions, like=like
     )
-    told = {name: count for name, count in reading.counts.items() if name != "rows"}
-    if told:
-        counts = ", ".join(f"{name} {count:,}" for name, count in told.items())
-        logging.warning("%s, not read as it is: %s", path, counts)
+    _tell(path, reading.counts)
     return reading.dataset
 
 
@@ -114,7 +111,8 @@ def read(
         like = pathlib.Path(like)
         if kind not in _BANDITS or _kind(like, None) != kind:
             raise ValueError(f"{path} and {like} are not two bandits' logs of one kind.")
-        like = _described(like).path if like.suffix in _YAML else like
+        told = _described(like) if like.suffix in _YAML else schema.Description(str(like))
+        like, like_rules = told.path, told.rules or _RULES
     chosen = _RULES if rules is None else rules
     if kind != "mapped":
         _check_memory(path)
@@ -135,7 +133,11 @@ def read(
                 path, spec, chosen, time_limit=time_limit, clip_actions=clip_actions
             )
         case "dsjson":
-            return dsjson.read(path, chosen, None if like is None else dsjson.features(like))
+            return dsjson.read(
+                path,
+                chosen,
+                None if like is None else dsjson.features(like, on_fault=like_rules.on_fault),
+            )
         case "reagent":
             return reagent.read(path, rules or reagent.RULES, spec, time_limit)
     return event_log.read_jsonl(path, columns or _COLUMNS, chosen, spec)
@@ -159,7 +161,8 @@ def parts(
     told = _described(path) if path.suffix in _YAML else schema.Description(str(path))
     _check_schema(path, kind, told.columns, told.rules)
     on_fault = (told.rules or _RULES).on_fault
-    yield from minari_source.parts(told.path, spec, on_fault, clip_actions=told.clip_actions)
+    clip = told.clip_actions
+    _tell(path, (yield from minari_source.parts(told.path, spec, on_fault, clip_actions=clip)))
 
 
 def is_bandit(path: str | os.PathLike[str]) -> bool:
@@ -168,6 +171,13 @@ def is_bandit(path: str | os.PathLike[str]) -> bool:
     Raises ValueError where the format is unknown.
     """
     return _kind(pathlib.Path(path), None) in _BANDITS
+
+
+def _tell(path: str | os.PathLike[str], counts: Mapping[str, int]) -> None:
+    """Logs what did not come into the dataset, if anything."""
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "rows")
+    if told:
+        logging.warning("%s, not read as it is: %s", path, told)
 
 
 def _described(path: pathlib.Path) -> schema.Description:

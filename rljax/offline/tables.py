@@ -11,13 +11,13 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from rljax import config as configs
-from rljax.offline.schema import OnFault, Table
+from rljax.offline.schema import Found, OnFault, Table
 from rljax.types import EnvSpec, Part
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -83,6 +83,19 @@ def of_objects(file: str, found: list[tuple[int, dict[str, Any]]]) -> Table:
     names = dict.fromkeys(name for _, row in found for name in row)
     columns = {name: [row.get(name) for _, row in found] for name in names}
     return Table(file, columns, np.array([number for number, _ in found]))
+
+
+def repeated(name: str, cells: Sequence[Any]) -> Found:
+    """The rows whose id stood in one above already; rows without an id repeat none."""
+    known: set[str] = set()
+    bad = np.zeros(len(cells), bool)
+    for row, cell in enumerate(cells):
+        if cell not in (None, ""):
+            bad[row] = str(cell) in known
+            known.add(str(cell))
+    return Found(
+        "duplicate", bad, lambda row: f"{name} {cells[row]} is there twice: each must be once."
+    )
 
 
 def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+from rljax.metrics import plots
 from rljax.ope import (
     bandit,
     diagnostics,
@@ -177,8 +178,7 @@ def forest_plot(report: Report, output: pathlib.Path) -> None:
     axes.set_title(f"trust: {report.verdict.trust}", fontsize="medium")
     axes.grid(alpha=0.25, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format="png")
+    plots.save(figure, output)
 
 
 def _rows(

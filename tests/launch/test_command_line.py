@@ -76,6 +76,25 @@ flags.run(main)
     assert "Traceback" not in answer.stderr
 
 
+def test_sigterm_ends_a_script_in_order():
+    script = """
+import os, signal
+from launch import flags
+def main(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("put in order")
+flags.run(main)
+"""
+    answer = _script(script)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (
+        143,
+        "put in order\n",
+        "terminated\n",
+    )
+
+
 @pytest.mark.parametrize("raised", ["ValueError('a defect')", "FileNotFoundError(2, 'gone')"])
 def test_run_lets_defects_through(raised):
     script = f"from launch import flags\ndef main(argv): raise {raised}\nflags.run(main)"

@@ -57,6 +57,30 @@ def test_another_run_is_refused_with_the_difference(experiment):
     assert (workdir / "config.json").read_bytes() == before
 
 
+def test_checkpoints_without_their_config_are_not_gone_on_with(experiment):
+    workdir = experiments.open_workdir(experiment)
+    (workdir / "config.json").unlink()
+    experiments.open_workdir(experiment)  # nothing was learned yet
+    (workdir / "config.json").unlink()
+    (workdir / "checkpoints" / "100").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"config.json is missing.*another --workdir"):
+        experiments.open_workdir(experiment)
+    assert not (workdir / "config.json").exists()
+
+
+def test_two_processes_do_not_train_in_one_workdir(experiment):
+    workdir = experiments.open_workdir(experiment)
+    with experiments.alone_in(workdir):
+        with (
+            pytest.raises(UsageError, match=r"another process is training in .*/a: wait"),
+            experiments.alone_in(workdir),
+        ):
+            pass
+        experiments.load(workdir)  # to look is free
+    with experiments.alone_in(workdir):
+        pass
+
+
 def test_identity_is_agent_environment_options_seed_and_config(experiment):
     assert experiments.identity(experiment) == {
         "agent": "ppo",

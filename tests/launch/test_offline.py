@@ -175,6 +175,10 @@ def test_a_workdir_stays_with_its_dataset(straight, arguments, tmp_path, data):
     path.write_text(json.dumps(told | {"sha256": "0" * 64}))
     answer = run("train", f"--workdir={copy}", *arguments, "--config.total_updates=30")
     refused(answer, "is not what", "give another --workdir")
+    path.unlink()  # it has a checkpoint, of which nothing tells what it comes from
+    answer = run("train", f"--workdir={copy}", *arguments, "--config.total_updates=30")
+    refused(answer, "dataset.json is missing", "give another --workdir")
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

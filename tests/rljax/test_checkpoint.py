@@ -112,6 +112,12 @@ def test_restore_says_that_there_is_none(tmp_path):
     assert issubclass(CheckpointError, config.UsageError)
 
 
+def test_a_file_in_their_place_is_told(tmp_path):
+    (tmp_path / "checkpoints").touch()  # Orbax would wait for ten minutes after a save has failed
+    with pytest.raises(CheckpointError, match="checkpoints is a file where"):
+        Manager(tmp_path / "checkpoints")
+
+
 def test_a_step_can_be_asked_for(tmp_path):
     save(tmp_path, [5, 10])
     with Manager(tmp_path) as manager:

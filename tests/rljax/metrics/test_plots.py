@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rljax.config import UsageError
@@ -62,3 +63,18 @@ def test_a_metric_that_was_never_measured_is_named_beside_those_that_were(tmp_pa
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.jsonl has no line .* empty or missing"):
         plots.learning_curve({"ppo": [tmp_path / "gone.jsonl"]}, tmp_path / "curve.png")
+
+
+def test_a_plot_that_cannot_be_drawn_leaves_the_one_before(tmp_path):
+    class Broken(Figure):
+        def savefig(self, fname, **_):
+            fname.write_bytes(b"half")
+            raise OSError("the disk is full")
+
+    output = tmp_path / "plots" / "curve.png"
+    plots.learning_curve({"a": [metrics_file(tmp_path / "m", [(1, 1.0), (2, 2.0)])]}, output)
+    before = output.read_bytes()
+    with pytest.raises(OSError, match="full"):
+        plots.save(Broken(), output)
+    assert [path.name for path in output.parent.iterdir()] == ["curve.png"]
+    assert output.read_bytes() == before

@@ -11,14 +11,14 @@ from rljax.types import Box, EnvSpec
 
 
 def always(spec, action):
-    """An agent of one action, whose log_prob is the time that its episode has lasted."""
+    """An agent of one action, whose log_prob is minus the time that its episode has lasted."""
 
     def act(policy, carry, observation, key, greedy):
         rows = observation.features.shape[0]
         chosen = jnp.broadcast_to(
             jnp.asarray(action, spec.action.dtype), (rows, *spec.action.shape)
         )
-        return carry + 1, chosen, {"log_prob": carry.astype(jnp.float32)}
+        return carry + 1, chosen, {"log_prob": -carry.astype(jnp.float32)}
 
     return Agent(spec, lambda key: (), lambda batch: jnp.zeros(batch, jnp.int32), act, act)
 
@@ -40,7 +40,7 @@ def test_every_step_leads_to_the_row_behind_it(name, key):
         assert abs(angle[-1]) > np.radians(12)
         assert (np.abs(angle[:-1]) <= np.radians(12)).all()
         assert episode.reward.sum() == len(episode.reward) == len(seen) - 1
-        np.testing.assert_array_equal(episode.extras["log_prob"], np.arange(len(episode.reward)))
+        np.testing.assert_array_equal(episode.extras["log_prob"], -np.arange(len(episode.reward)))
     assert data.num_episodes == 7
 
 

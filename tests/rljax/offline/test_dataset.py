@@ -102,6 +102,9 @@ def test_moments_leave_final_observations_out():
         ),
         ({"extras": {}}, "beside its steps"),
         ({"extras": {"log_prob": np.zeros(2, np.float32)}}, "2 of log_prob and 3 rewards"),
+        ({"extras": {"log_prob": np.float32([0, -np.inf, 0])}}, "the log_prob -inf in step 1, of"),
+        ({"extras": {"log_prob": np.float32([0, 0, 0.1])}}, r"outside \(0, 1\]"),
+        ({"extras": {"place": np.float32([np.nan, 0, 0])}}, "the place nan in step 0, no finite"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_episode(changes, sentence):

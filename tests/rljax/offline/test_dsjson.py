@@ -63,6 +63,8 @@ def test_rows_by_hand(write_jsonl):
         ({"_labelIndex": 2, "_label_Action": 3}, "_labelIndex is 2, and it has 2 actions"),
         ({"_labelIndex": None}, "_labelIndex is None"),
         ({"pdrop": 0.5}, "not supported"),
+        ({"Version": "2"}, "its Version is '2'; this reader knows 1"),
+        ({"EventId": "e"}, "EventId e is there twice"),
         ({"c": {}}, "describes no action"),
         ({"_label_cost": 10**400}, "reward is 1000"),
         ({"p": [0.8, None]}, "_label_probability is not what p"),
@@ -70,7 +72,7 @@ def test_rows_by_hand(write_jsonl):
     ],
 )
 def test_faults_name_the_line(write_jsonl, change, told):
-    path = write_jsonl([ROW, copy.deepcopy(ROW) | change])
+    path = write_jsonl([ROW | {"Version": "1", "EventId": "e"}, copy.deepcopy(ROW) | change])
     with pytest.raises(ValueError, match=rf"line 2: .*{told}"):
         dsjson.read(path)
     assert dsjson.read(path, Rules(OnFault.DROP)).dataset.num_episodes == 1

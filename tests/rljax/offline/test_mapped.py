@@ -55,7 +55,7 @@ def test_what_was_interrupted_leaves_nothing(tmp_path):
     ("part", "words"),
     [
         (make(spec=EnvSpec("Task-v0", (2,), "float32", Box((0.0,), (1.0,)))), "something else"),
-        (make(log_prob=0.5), "before it came observation.features, action, reward"),
+        (make(log_prob=-0.5), "before it came observation.features, action, reward"),
     ],
 )
 def test_a_part_of_something_else_is_told_and_nothing_is_left(tmp_path, part, words):
@@ -96,6 +96,18 @@ def with_other_starts(folder):
     np.array([0, 3], np.int64).tofile(folder / "starts.bin")
 
 
+def with_starts_out_of_order(folder):
+    starts = np.fromfile(folder / "starts.bin", np.int64)
+    assert len(starts) > 2
+    starts[1] = starts[-1]
+    starts.tofile(folder / "starts.bin")
+
+
+def with_text_for_a_number(folder):
+    told = json.loads((folder / mapped.FILE).read_text())
+    (folder / mapped.FILE).write_text(json.dumps({**told, "episodes": "x"}))
+
+
 def no_json(folder):
     (folder / mapped.FILE).write_text("{")
 
@@ -107,6 +119,8 @@ def no_json(folder):
         (without_an_array, "2.bin"),
         (of_another_version, "its version is 2, and this reader knows 1"),
         (with_other_starts, "starts.bin does not fit"),
+        (with_starts_out_of_order, "starts.bin does not fit"),
+        (with_text_for_a_number, "rows is damaged"),
         (no_json, "rows is damaged"),
     ],
 )

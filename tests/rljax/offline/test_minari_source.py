@@ -4,9 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from rljax.offline import minari_source
+from rljax.offline import dataset as datasets
+from rljax.offline import minari_source, writers
 from rljax.offline.schema import OnFault
-from rljax.types import Box, Discrete, EnvSpec
+from rljax.types import Box, Discrete, EnvSpec, Observation
 
 h5py = pytest.importorskip("h5py", reason="needs the extra offline")
 
@@ -148,6 +149,7 @@ FAULTS = {
     "NaN": ({"rewards": np.array([0, np.nan, 1])}, "has the reward nan in step 1"),
     "too large": ({"rewards": np.array([0, 1e300, 1])}, "has the reward 1e[+]300 in step 1"),
     "NaN seen": ({"observations": np.full((4, 1), np.nan)}, "not finite in row 0"),
+    "text": ({"rewards": np.array([b"a", b"b", b"c"])}, "is damaged, or holds something else"),
     "beyond": ({"actions": np.full((3, 1), 300, np.float32)}, r"the action \[300.0\] in step 0"),
 }
 
@@ -168,6 +170,42 @@ def test_actions_beyond_the_bounds_may_be_clipped(write):
     made, counts, _ = minari_source.read(write([arrays]), clip_actions=True)
     assert made.rows.action[:2].tolist() == [[200], [5]]
     assert counts == {"actions_clipped": 1}
+
+
+def test_propensities_that_cannot_be_are_found(tmp_path):
+    chance = {"log_prob": np.log(np.full(2, 0.5, np.float32))}
+    episodes = [
+        datasets.Episode(
+            Observation(np.zeros((3, 1), np.float32)),
+            np.zeros(2, int),
+            np.ones(2),
+            terminated=True,
+            extras=chance,
+        )
+    ] * 2
+    made = datasets.make(EnvSpec("task", (1,), "float32", Discrete(2)), episodes)
+    writers.write_minari(made, tmp_path)
+    for change, told in (
+        (np.array([0.0, np.nan]), "episode 1 has the log_prob nan in step 1"),
+        (np.array([-np.inf, 0.0]), "episode 1 has the log_prob -inf in step 0"),
+        (None, "episode_1 has no infos/log_prob"),
+    ):
+        with h5py.File(tmp_path / "data" / "main_data.hdf5", "r+") as file:
+            del file["episode_1/infos/log_prob"]
+            if change is not None:
+                file["episode_1/infos/log_prob"] = change
+        with pytest.raises(ValueError, match=told):
+            minari_source.read(tmp_path)
+        kept = minari_source.read(tmp_path, on_fault=OnFault.DROP)
+        assert (kept.dataset.num_episodes, kept.counts) == (1, {"episodes_dropped": 1})
+
+
+@pytest.mark.parametrize("text", ["[]", '{"total_episodes": "1"}', "{"])
+def test_metadata_that_cannot_be_used_are_told(write, text):
+    folder = write([episode(0, 1)])
+    (folder / "data" / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metadata\.json is no JSON"):
+        minari_source.read(folder)
 
 
 def test_a_file_with_fewer_episodes_than_its_metadata_is_told(write):

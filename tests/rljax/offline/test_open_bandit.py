@@ -59,6 +59,7 @@ def test_item_features_are_in_the_order_of_the_items(campaign):
         (",3,0,", ",4,0,", "position is '4', not one of 1, 2 and 3"),
         (",1,3,", ",2,3,", "the action 2 is not from 0 to 1"),
         (",3,0,", ",3,2,", "click is '2', neither 0 nor 1"),
+        ("0,2019", "1,2019", "the row number 1 is there twice"),
         ("0.0,2.0", "0.0", "it has 9 cells, and the header 10"),
         ("0.0,2.0", "0.0,much", "something that is not a finite number"),
     ],

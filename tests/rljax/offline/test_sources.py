@@ -110,6 +110,26 @@ def test_what_was_dropped_is_said(write_jsonl, rows_of, caplog):
     assert not caplog.text
 
 
+def test_of_parts_it_is_said_too_and_a_bandit_is_like_itself(write_jsonl, tmp_path, caplog):
+    """As `launch.convert` reads: Minari's layout in parts, dsjson with features of its own."""
+    h5py = pytest.importorskip("h5py", reason="needs the extra offline")
+    episodes = [*made().episodes(), *made().episodes()]
+    writers.write_minari(dataset.make(SPEC, episodes), tmp_path / "minari")
+    with h5py.File(tmp_path / "minari" / "data" / "main_data.hdf5", "r+") as file:
+        del file["episode_0/rewards"]
+    (tmp_path / "minari.yaml").write_text("{path: minari, rules: {on_fault: drop}}")
+    with caplog.at_level(logging.WARNING):
+        parts = list(sources.parts(tmp_path / "minari.yaml"))
+    assert [part.num_episodes for part in parts] == [1]
+    assert "minari.yaml, not read as it is: episodes_dropped 1" in caplog.text
+    row = {"_label_cost": 0, "_label_probability": 1, "_labelIndex": 0, "c": {"_multi": [{"a": 1}]}}
+    with write_jsonl([row], "log.dsjson").open("a") as file:
+        file.write('{"_label_cost')
+    (tmp_path / "log.yaml").write_text("{path: log.dsjson, rules: {on_fault: drop}}")
+    (only,) = sources.parts(tmp_path / "log.yaml", like=tmp_path / "log.yaml")
+    assert only.num_episodes == 1
+
+
 @pytest.mark.parametrize("name", ["a.pkl", "a.csv", "folder"])
 def test_an_unknown_format_is_told_with_the_known_ones(tmp_path, name):
     path = tmp_path / name
