@@ -26,7 +26,9 @@ from launch.experiment import versions
 from rljax.config import UsageError, nearest
 
 FLAGS = flags.FlagValues()  # its own: other scripts have an --env too
-flags.DEFINE_string("output", None, "JSON file to write; required.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "output", None, "JSON file to write; offline: in runs/offline/DATASET.", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "repeats", Options.repeats, "Timed windows, of which the median counts.", 1, flag_values=FLAGS
 )
@@ -66,9 +68,10 @@ def parse(argv: list[str]) -> list[str]:
         raise UsageError(f"the name of a benchmark must come first; {nearest('', BENCHMARKS)}")
     if name[0] not in BENCHMARKS:
         raise UsageError(f"unknown benchmark {name[0]!r}; {nearest(name[0], BENCHMARKS)}")
-    if not FLAGS.output:
+    benchmark = importlib.import_module(BENCHMARKS[name[0]])
+    if not (FLAGS.output or hasattr(benchmark, "output")):
         raise UsageError("--output is missing: the file for the results, e.g. --output=ppo.json.")
-    takes = (*getattr(importlib.import_module(BENCHMARKS[name[0]]), "TAKES", USUAL_FLAGS), "output")
+    takes = (*getattr(benchmark, "TAKES", USUAL_FLAGS), "output")
     for flag in FLAGS:
         if FLAGS[flag].present and flag not in takes:
             known = ", ".join(f"--{taken}" for taken in takes)
@@ -99,8 +102,9 @@ def main(argv: list[str]) -> None:
         "peer_versions": benchmark.versions(options),
     }
     measured = benchmark.rows(options)
+    output = pathlib.Path(FLAGS.output or benchmark.output(options))
     rows: list[table.Row] = []
-    with replacing(pathlib.Path(FLAGS.output)) as file:
+    with replacing(output) as file:
         for row in measured:
             if not rows or row.settings != rows[-1].settings:
                 print(f"\n{table.title(row.settings)}", file=sys.stderr)
@@ -110,7 +114,7 @@ def main(argv: list[str]) -> None:
         json.dump(report, file, indent=2)
     print(table.aligned(rows))
     if hasattr(benchmark, "finish"):
-        benchmark.finish(report, pathlib.Path(FLAGS.output))
+        benchmark.finish(report, output)
 
 
 def machine() -> dict[str, Any]:

@@ -1,10 +1,10 @@
 r"""Agents that learn from a dataset against each other, and against whoever made the dataset.
 
     python -m launch.benchmark offline --dataset=data/mixed --env=CartPole-v1 \
-        --agents=bc,cql_discrete,iql --trials=5 --output=offline.json
+        --agents=bc,cql,iql --trials=5
 
-Behavior cloning (bc) is always among them: all must beat it. Every agent has the same number of
-updates, --total_steps, or else what its preset for the task has. Rows:
+Behavior cloning (bc) is always among them: all must beat it. Of choices, cql is cql_discrete. Every
+agent has the same number of updates, --total_steps, or else what its preset for the task has. Rows:
 
     score/AGENT              interquartile mean over the seeds of the mean return of 100 greedy
                              episodes, beside the mean return in the dataset; with --env
@@ -15,9 +15,9 @@ updates, --total_steps, or else what its preset for the task has. Rows:
     advantage/A_over_B       difference of means, of scores or, without --env, by OPE
 
 Then it says which agent to take (`offline_choice`): by playing with --env, else by OPE alone, where
-no policy is named that the log tells nothing of. Beside --output lands a Markdown report, and
-`best.json` in runs/offline/DATASET names the run; its runs stay there, too, so that an interrupted
-benchmark goes on. A run that fails is reported, and the others go on.
+no policy is named that the log tells nothing of. In runs/offline/DATASET `best.json` names the run;
+its runs stay there, so that an interrupted benchmark goes on, and `results.json` with a Markdown
+report, unless --output is somewhere else. A run that fails is reported, and the others go on.
 """
 
 import dataclasses
@@ -48,6 +48,7 @@ ESTIMATOR = "wdr"  # weighted doubly robust: it needs neither the weights nor th
 BANDIT_ESTIMATOR = "sndr"  # the same where every episode is one decision
 OPE_UPDATES = 20_000  # at most, of the value's model
 _DISCRETE = ("bc", "cql_discrete", "iql")
+_OF_CHOICES = {"cql": "cql_discrete"}  # what an agent of real actions is called for choices
 _REAL = ("bc", "td3_bc", "rebrac", "iql", "cql")
 
 
@@ -58,11 +59,6 @@ class Data:
     path: str
     returns: float  # mean, undiscounted
     discrete: bool
-
-    @property
-    def runs(self) -> pathlib.Path:
-        """Where its runs stay."""
-        return RUNS / pathlib.Path(self.path).resolve().name
 
 
 def versions(options: Options) -> dict[str, str]:
@@ -81,6 +77,16 @@ def versions(options: Options) -> dict[str, str]:
     return {}
 
 
+def runs_of(dataset: str) -> pathlib.Path:
+    """Where the runs on a dataset stay."""
+    return RUNS / pathlib.Path(dataset).resolve().name
+
+
+def output(options: Options) -> pathlib.Path:
+    """Where the results land without --output."""
+    return runs_of(options.dataset or "") / "results.json"
+
+
 def opened(options: Options) -> Data:
     """The dataset. Raises UsageError where it cannot be read, or is not of --env."""
     with usage_errors():
@@ -92,8 +98,10 @@ def opened(options: Options) -> Data:
 
 def agents(options: Options, data: Data) -> tuple[str, ...]:
     """Those asked for, and the one that all must beat."""
-    usual = _DISCRETE if data.discrete else _REAL
-    return tuple(dict.fromkeys((BASELINE, *(options.agents or usual))))
+    chosen = options.agents or (_DISCRETE if data.discrete else _REAL)
+    if data.discrete:
+        chosen = tuple(_OF_CHOICES.get(agent, agent) for agent in chosen)
+    return tuple(dict.fromkeys((BASELINE, *chosen)))
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -109,11 +117,13 @@ def rows(options: Options) -> Iterator[Row]:
     }
     runs: dict[str, list[pathlib.Path]] = {}
     results: dict[str, Result] = {}
+    failed: UsageError | None = None
     for agent in agents(options, data):
-        workdirs = [data.runs / f"{agent}-{seed}" for seed in range(options.trials)]
+        workdirs = [runs_of(data.path) / f"{agent}-{seed}" for seed in range(options.trials)]
         try:
             numbers = trained(agent, workdirs, options)
         except UsageError as error:
+            failed = error
             yield Row(f"failed/{agent}", 0.0, str(error), settings)
             continue
         runs[agent] = workdirs
@@ -123,6 +133,8 @@ def rows(options: Options) -> Iterator[Row]:
             yield score_row(agent, found, data.returns, settings)
         seconds = tuple(each["time/wall_clock_seconds"] for each in numbers)
         yield Row(f"time/{agent}", statistics.median(seconds), "s", settings, samples=seconds)
+    if not runs:
+        raise UsageError(f"no agent could be trained; the last one said: {failed}")
     if data.discrete:
         by_log = yield from ope_rows(runs, settings, options)
         results = results or by_log

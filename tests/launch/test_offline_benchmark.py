@@ -210,9 +210,7 @@ def pretended(monkeypatch, tmp_path):
 
 
 def test_by_the_log_alone(pretended, log):
-    options = Options(
-        dataset=str(log / "choices.parquet"), agents=("iql", "cql_discrete"), total_steps=7
-    )
+    options = Options(dataset=str(log / "choices.parquet"), agents=("iql", "cql"), total_steps=7)
     assert offline.versions(options) == {}
     rows = list(offline.rows(options))
     assert [row.name for row in rows] == [
@@ -253,6 +251,28 @@ def test_without_trust_nobody_is_named_and_an_older_name_goes(pretended, log):
     lines = offline_report.write(report_of(rows), log / "x.json", offline.RUNS)
     assert lines[0].startswith("No best is named: the log tells nothing of bc")
     assert not best.exists()
+
+
+def test_without_output_the_results_are_beside_the_runs(pretended, log, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("offline", f"--dataset={log / 'choices.parquet'}", "--agents=bc,cql,iql")
+    assert not end.value.code
+    folder = offline.RUNS / "choices.parquet"
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert "ope/iql" in [row["name"] for row in rows]
+    assert str(folder / "results.md") in capsys.readouterr().out
+
+
+def test_where_no_agent_learns_nothing_is_left(pretended, log, monkeypatch, capsys):
+    def refused(script, *arguments):
+        raise UsageError("no room.")
+
+    monkeypatch.setattr(offline, "_run", refused)
+    with pytest.raises(SystemExit) as end:
+        run("offline", f"--dataset={log / 'choices.parquet'}")
+    assert end.value.code == 2
+    assert "no agent could be trained; the last one said: no room." in capsys.readouterr().err
+    assert not list(offline.RUNS.glob("*/*.json"))
 
 
 def test_the_least_trusted_seed_is_what_counts():
