@@ -26,11 +26,15 @@ def test_what_the_user_set_is_left_alone(monkeypatch):
 
 
 def test_the_first_signal_asks_and_the_second_acts():
-    before = signal.getsignal(signal.SIGINT)
-    with process.stop_on_signals() as stop:
-        assert (stop.signal, stop.exit_code) == (None, 0)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert (stop.signal, stop.exit_code) == (signal.SIGINT, 130)
-        with pytest.raises(KeyboardInterrupt):
+    # As in a shell's foreground: what runs in its background ignores SIGINT from the start.
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with process.stop_on_signals() as stop:
+            assert (stop.signal, stop.exit_code) == (None, 0)
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            assert (stop.signal, stop.exit_code) == (signal.SIGINT, 130)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
