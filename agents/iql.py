@@ -8,8 +8,9 @@ value all of them in one pass, the policy is categorical, masks are obeyed; with
 `support_threshold` a model of the behavior is learned beside it, and what that finds too rare is
 never chosen. Axes: B rows of a sample, A actions or dimensions of one, E critics.
 
-Departs from the authors' code: ½ in the critics' loss, which Adam cancels; n-step returns, if asked
-for, are the behavior's; no dropout.
+Departs from the authors' code: the first biases of critics and V are random (docs/benchmarks.md has
+what that brings); ½ in the critics' loss, which Adam cancels; n-step returns, if asked for, are the
+behavior's; no dropout.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from rljax import distributions, losses, normalizers, optim, validation
 from rljax.agent import Agent
 from rljax.distributions import Distribution
 from rljax.loops import offline
-from rljax.nn import box_critics, box_policies, ensemble, policies, torsos
+from rljax.nn import box_critics, box_policies, ensemble, initializers, policies, torsos
 from rljax.nn.ensemble import NUM_CRITICS
 from rljax.nn.heads import LinearHead, ValueHead
 from rljax.nn.mlp import Activation
@@ -266,12 +267,13 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     optimizer = optax.scale_by_adam(eps=config.adam_epsilon)
 
     def init(key: PRNGKeyArray) -> TrainState:
-        key, value_key = jax.random.split(key)
+        key, value_key, *bias_keys = jax.random.split(key, 4)
         actor, critic = networks.init(key)
+        value = state_value.init(value_key, spec.example().features)
+        critic, value = map(initializers.random_biases, (critic, value), bias_keys)
         # The behavior's model is a network like the policy's, and starts where that starts.
         behavior: Any = jax.tree.map(jnp.copy, actor) if config.support_threshold else None
         others: Any = (actor, critic, behavior)
-        value = state_value.init(value_key, spec.example().features)
         schedules = [getattr(config, name) for name in Schedules._fields]
         return TrainState(
             Params(actor, critic, value, behavior),

@@ -23,6 +23,7 @@ from absl import flags
 from launch import command_line, process
 from launch.benchmarks import BENCHMARKS, USUAL_FLAGS, Options, table
 from launch.experiment import versions
+from rljax import files
 from rljax.config import UsageError, nearest
 
 FLAGS = flags.FlagValues()  # its own: other scripts have an --env too
@@ -140,19 +141,14 @@ def replacing(path: pathlib.Path) -> Iterator[IO[str]]:
 
     Raises UsageError, before the block, where there can be no such file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = partial.open("w")
-    except OSError as error:
-        raise UsageError(f"--output={path} cannot be written: {error.strerror}.") from error
-    with file:
+    with contextlib.ExitStack() as stack:
         try:
-            yield file
-        except BaseException:
-            partial.unlink()
-            raise
-    partial.replace(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(files.replacing(path))
+            file = stack.enter_context(partial.open("w"))
+        except OSError as error:
+            raise UsageError(f"--output={path} cannot be written: {error.strerror}.") from error
+        yield file
 
 
 if __name__ == "__main__":

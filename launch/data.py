@@ -14,7 +14,7 @@ from launch import experiment as experiments
 from launch import graph
 from launch.experiment import Experiment
 from rljax import config as configs
-from rljax import sharding, sources
+from rljax import files, sharding, sources
 from rljax.config import UsageError
 from rljax.loops import fine_tuning, offline
 from rljax.offline import fingerprints, tables
@@ -78,9 +78,7 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
         "return_std": float(returns.std()),
         "spec": configs.to_json(source.spec),
     }
-    temporary = path.with_name(f".{FILE}")
-    temporary.write_text(json.dumps(told, indent=2) + "\n")
-    temporary.replace(path)
+    files.write_text(path, json.dumps(told, indent=2) + "\n")
 
 
 def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:

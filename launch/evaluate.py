@@ -180,6 +180,7 @@ def _film(run: "Trained", path: pathlib.Path) -> str:
     import numpy as np
     from PIL import Image
 
+    from rljax import files
     from rljax.envs import rendering
     from rljax.types import Observation
 
@@ -199,7 +200,8 @@ def _film(run: "Trained", path: pathlib.Path) -> str:
         return f"no video: {recording.reason}"
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *others = [Image.fromarray(frame) for frame in recording.frames[::2]]
-    first.save(path, save_all=True, append_images=others, duration=40, loop=0)
+    with files.replacing(path) as partial:
+        first.save(partial, "GIF", save_all=True, append_images=others, duration=40, loop=0)
     return f"video: {path}"
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import rljax
 from rljax import config as configs
-from rljax import registry
+from rljax import files, registry
 from rljax.config import UsageError
 from rljax.metrics.writers import Logging
 
@@ -147,7 +147,7 @@ def open_workdir(experiment: Experiment) -> pathlib.Path:
             )
         else:
             data = {"experiment": configs.to_json(experiment), "versions": versions()}
-            _write_atomically(workdir / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
+            files.write_text(workdir / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
     except OSError as error:
         raise UsageError(
             f"the workdir {experiment.workdir} cannot be written: {_reason(error, workdir)}; "
@@ -268,19 +268,6 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
             f"{path} is damaged ({type(error).__name__}: {error}): restore it, or start anew."
         ) from error
     return data
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _reason(error: OSError, workdir: pathlib.Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from launch import propensities, trained
 from launch.propensities import Ratios
 from launch.trained import Trained
-from rljax import drift
+from rljax import drift, files
 from rljax.offline import collection, sources
 from rljax.offline.dataset import Dataset
 from rljax.ope import (
@@ -169,9 +169,8 @@ def foretold(errors: dict[str, Any]) -> str:
 def write(found: table.Report, told: dict[str, Any], workdir: pathlib.Path) -> None:
     """Leaves the report and its plot in the workdir, each whole or as it was."""
     table.forest_plot(found, workdir / "plots" / "ope.png")
-    temporary = workdir / ".ope.json"
-    temporary.write_text(json.dumps(told | table.to_json(found), indent=2) + "\n")
-    temporary.replace(workdir / "ope.json")
+    whole = told | table.to_json(found)
+    files.write_text(workdir / "ope.json", json.dumps(whole, indent=2) + "\n")
 
 
 def _opened(run: Trained, path: str) -> Dataset:

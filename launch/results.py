@@ -2,10 +2,11 @@
 
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from rljax import files
 
 FILE = "result.json"
 
@@ -28,7 +29,5 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
 def update(workdir: pathlib.Path, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Merges `numbers` in, atomically; returns the whole."""
     merged = {**read(workdir), **numbers}
-    partial = workdir / f".{FILE}.{os.getpid()}"
-    partial.write_text(json.dumps(merged, indent=2) + "\n")
-    partial.replace(workdir / FILE)
+    files.write_text(workdir / FILE, json.dumps(merged, indent=2) + "\n")
     return merged

@@ -14,6 +14,7 @@ from typing import Any
 from launch.benchmarks import table
 from launch.benchmarks.offline_choice import BASELINE, FEWEST_SEEDS, Choice, Result, choose
 from launch.benchmarks.table import Row
+from rljax import files
 from rljax.config import UsageError
 
 BEST = "best.json"
@@ -49,12 +50,10 @@ def write(report: Mapping[str, Any], output: pathlib.Path, runs: pathlib.Path) -
             "env": rows[0].settings["env"],
         }
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = best.with_name(f".{BEST}")
-        temporary.write_text(json.dumps(told, indent=2) + "\n")
-        temporary.replace(best)
+        files.write_text(best, json.dumps(told, indent=2) + "\n")
         lines.append(f"{told['workdir']} is the run to take; {best} names it.")
     page = output.with_suffix(".md")
-    page.write_text("\n".join(_page(report, rows, lines, played)))
+    files.write_text(page, "\n".join(_page(report, rows, lines, played)))
     return [*lines, f"report: {page}"]
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from launch.benchmarks import table
 from launch.benchmarks.table import Row
-from rljax import reliability
+from rljax import files, reliability
 from rljax.config import UsageError
 from rljax.metrics import plots
 
@@ -51,7 +51,7 @@ def write(
     for caption, path in figures:
         page += [f"## {caption}", "", f"![{caption}]({folder.name}/{path.name})", ""]
     markdown = output.with_suffix(".md")
-    markdown.write_text("\n".join(page))
+    files.write_text(markdown, "\n".join(page))
 
     body = [f"<h1>Suite of {report['date'][:10]}</h1>"]
     body += [f"<p>{html.escape(note)}</p>" for note in notes]
@@ -63,8 +63,8 @@ def write(
         body += [f"<h2>{html.escape(caption)}</h2>", image]
     web = output.with_suffix(".html")
     head = f"<meta charset='utf-8'><title>Suite</title><style>{_STYLE}</style>"
-    web.write_text(
-        f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body>"
+    files.write_text(
+        web, f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body>"
     )
     return [markdown, web]
 

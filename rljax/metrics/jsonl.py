@@ -6,12 +6,12 @@ NaN and the infinities have no word in JSON and are written as null.
 
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from rljax import files
 from rljax.config import UsageError
 
 
@@ -22,9 +22,7 @@ class JsonlWriter:
         """Opens `path`, first dropping its lines past `resume_step` and a half-written last one."""
         lines = [line for line in read(path) if line["step"] <= resume_step]
         if path.exists():
-            partial = path.with_name(f"{path.name}.partial")
-            partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-            os.replace(partial, path)  # a kill leaves the old file or the new one, never a mixture
+            files.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
         self._start = time.monotonic() - (lines[-1]["time"] if lines else 0.0)
         self._file = path.open("a", buffering=1, encoding="utf-8")  # 1: to the system at line ends
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from rljax import files
 from rljax.config import UsageError
 from rljax.metrics import jsonl
 
@@ -72,12 +73,8 @@ def panels(
 def save(figure: Figure, output: pathlib.Path) -> None:
     """A PNG, whole or not at all; its folder is made if missing."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    try:
+    with files.replacing(output) as partial:
         figure.savefig(partial, format="png")
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def curve(path: pathlib.Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 
 def orthogonal(gain: float = 1.0) -> Callable[..., Array]:
@@ -26,6 +27,23 @@ def orthogonal(gain: float = 1.0) -> Callable[..., Array]:
         return gain * (weights if inputs < outputs else weights.T).reshape(shape)
 
     return init
+
+
+def random_biases(params: Any, key: PRNGKeyArray) -> Any:
+    """`params` with every layer's bias uniform in ±1/√inputs, as PyTorch's layers have it.
+
+    Where all biases are 0, all that a ReLU network can bend at first goes through the origin, which
+    suits inputs of few dimensions badly. Layers side by side, as an ensemble's, have leading axes
+    in kernel and bias both.
+    """
+    flat: Any = traverse_util.flatten_dict(params)
+    layers = [path[:-1] for path in flat if path[-1] == "bias" and (*path[:-1], "kernel") in flat]
+    for number, layer in enumerate(layers):
+        bias = flat[*layer, "bias"]
+        bound = math.sqrt(bias.size / flat[*layer, "kernel"].size)
+        own = jax.random.fold_in(key, number)
+        flat[*layer, "bias"] = jax.random.uniform(own, bias.shape, bias.dtype, -bound, bound)
+    return traverse_util.unflatten_dict(flat)
 
 
 @jax.jit  # so that a size compiles once where nothing around it is compiled

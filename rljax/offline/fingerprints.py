@@ -7,15 +7,16 @@ and the inode are. A copy, or what was touched, is read again; so is what change
 which the times might not tell two changes apart.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import time
 from typing import Any
 
 import numpy as np
 
+from rljax import files
 from rljax.offline import mapped
 from rljax.offline.dataset import Dataset
 
@@ -61,9 +62,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, told: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(told, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError:  # a folder that is not ours to write, or a full disk: it is read again
-        temporary.unlink(missing_ok=True)
+    # Into a folder that is not ours to write, or on a full disk, nothing: the rows are read again.
+    with contextlib.suppress(OSError):
+        files.write_text(path, json.dumps(told, indent=2) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rljax import files
 from rljax.offline import tables
 from rljax.offline.dataset import Dataset, Episode
 from rljax.offline.schema import VERSION
@@ -74,13 +75,8 @@ def write_parquet(
         tables.EXTRAS_KEY: "\n".join(extras),
     }
     table = pa.table(columns).replace_schema_metadata(metadata)
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with files.replacing(pathlib.Path(path)) as partial:
         pq.write_table(table, partial, write_page_checksum=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_minari(

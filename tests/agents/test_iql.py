@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 from jax.flatten_util import ravel_pytree
 from jaxtyping import TypeCheckError
 
@@ -170,6 +171,15 @@ def reference(kind, state, batch, new_value):
     critic = step(critic_loss, params.critic)
     target = jax.tree.map(lambda new, old: 0.1 * new + 0.9 * old, critic, state.target)
     return iql.Params(step(actor_loss, params.actor), critic, value, None), target
+
+
+@each_kind
+def test_critics_and_v_start_with_random_biases_and_the_policy_with_none(kind, key):
+    state = make(CONFIG, SPECS[kind]).init(key)
+    for params, random in ((state.params.actor, False), *((x, True) for x in state.params[1:3])):
+        flat = traverse_util.flatten_dict(params)
+        assert all(np.any(x != 0) == random for path, x in flat.items() if path[-1] == "bias")
+    same(state.target, state.params.critic, rtol=0)
 
 
 @each_kind

@@ -106,7 +106,7 @@ def test_nothing_is_kept_of_what_changed_a_moment_ago_or_cannot_be_written(
     assert not (folder / fingerprints.FILE).exists()
     monkeypatch.setattr(fingerprints, "_SETTLED", -60.0)
 
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fingerprints.pathlib.Path, "write_text", full)

@@ -1,0 +1,63 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rljax import files
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("first", "zweite, größer"):
+        files.write_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_while_it_is_written_the_old_one_is_there(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+    with files.replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
+def test_where_the_block_fails_all_is_as_it_was(tmp_path, error):
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+
+    def fail():
+        with files.replacing(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_where_nothing_was_written_nothing_is_replaced(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+    with pytest.raises(FileNotFoundError), files.replacing(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_a_kill_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+    code = (
+        "import os, pathlib, signal\nfrom rljax import files\n"
+        f"with files.replacing(pathlib.Path({str(path)!r})) as partial:\n"
+        "    partial.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
