@@ -29,14 +29,9 @@ def prepare() -> None:
 
 @dataclasses.dataclass
 class Stop:
-    """Whether to stop, and for which signal."""
+    """Whether to stop, and for which signal; it may change between any two instructions."""
 
     signal: int | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 128 + signal, as shells count."""
-        return 0 if self.signal is None else 128 + self.signal
 
 
 @contextlib.contextmanager

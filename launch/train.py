@@ -94,16 +94,17 @@ def _run(experiment: Experiment, parts: "trained.Run") -> int:
             if evaluate and due.now("eval", step, experiment.eval_every):
                 score = evaluate(state.train.policy, step)
                 measured |= {f"eval/{name}": number for name, number in score.items()}
-            stop.signal = distributed.agree(step, stop.signal)
+            # A signal may come at any time: what comes from here on is agreed on at the next step.
+            signal = distributed.agree(step, stop.signal)
             stopped = fine_tuning.has_stopped(loop_config, state)
-            if due.now("log", step, log_rows) or score or stop.signal or stopped:
+            if due.now("log", step, log_rows) or score or signal or stopped:
                 log.write(step, measured)
-            if stop.signal or stopped or due.now("checkpoint", step, experiment.checkpoint_every):
+            if signal or stopped or due.now("checkpoint", step, experiment.checkpoint_every):
                 checkpoints.save(step, state, score["return_mean"] if score else None)
-            if stop.signal and distributed.is_chief():
+            if signal and distributed.is_chief():
                 print(f"stopped at step {step:,}; the same command resumes", file=sys.stderr)
-            if stop.signal:
-                return stop.exit_code
+            if signal:
+                return 128 + signal  # as shells count
     if distributed.is_chief():
         _conclude(experiment, workdir, speed.total)
         _tell_runs(loop_config, score)

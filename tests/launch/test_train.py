@@ -149,6 +149,33 @@ def test_a_signal_ends_a_run_with_a_checkpoint(number, code, tmp_path):
     assert step == jsonl.read(tmp_path / "metrics.jsonl")[-1]["step"]
 
 
+SIGNAL_WHILE_AGREEING = """
+import os, runpy, signal, sys
+from rljax import distributed
+
+def agree(step, number):
+    if step == 256:  # what this process brings to the agreement is already said
+        os.kill(os.getpid(), signal.SIGTERM)
+    return number
+
+distributed.agree = agree
+runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_signal_that_comes_while_all_agree_is_heard_at_the_next_step_and_not_before(tmp_path):
+    """Lost, the run goes on for ever; heard at once, this process saves without the others."""
+    answer = subprocess.run(
+        [sys.executable, "-c", SIGNAL_WHILE_AGREEING, f"--workdir={tmp_path}", *IN_GRAPH],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 143, answer.stderr
+    assert "stopped at step 512; the same command resumes" in answer.stderr
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["512"]
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_said(straight, tmp_path):
     workdir = tmp_path / "copy"
     subprocess.run(["cp", "-r", straight, workdir], check=True)
