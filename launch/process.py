@@ -22,7 +22,7 @@ def prepare() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     # Several processes: JAX's dump of a lost one is silenced, `rljax.peers` has the sentence.
     alone = not any(arg.lstrip("-").partition("=")[0] == "distributed" for arg in sys.argv)
-    if not alone:  # each collective waits in a thread: with two of them a run has been seen to hang
+    if not alone:  # each collective waits in a thread of the pool, which must not be all it has
         os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if alone else "4")
 
