@@ -29,7 +29,10 @@ class BoxCritic(nn.Module):
         seen = features if self.torso is None else self.torso(features)
         if action.ndim > seen.ndim:
             seen = jnp.broadcast_to(seen[..., None, :], (*action.shape[:-1], seen.shape[-1]))
-        return ValueHead()(self.hidden(jnp.concatenate([seen, action], axis=-1)))
+        joined = jnp.concatenate([seen, action], axis=-1)
+        # Rows on one axis: of several critics with more, XLA transposes what every layer gives.
+        rows = joined.reshape(-1, joined.shape[-1])
+        return ValueHead()(self.hidden(rows)).reshape(joined.shape[:-1])
 
 
 def make(
