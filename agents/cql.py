@@ -85,6 +85,7 @@ class Config:
     log_std_multiplier: float = 1.0  # ln σ = multiplier · layer + offset; both are learned
     log_std_offset: float = -1.0
     normalize_observation: bool = False  # vectors, by the moments of the dataset
+    normalize_reward: bool = False  # × 1,000 / (best - worst return of the dataset); values too
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
     torso: Torso = Torso.AUTO  # what looks at the observation
     actor_hidden_sizes: tuple[int, ...] = (256, 256, 256)
@@ -124,6 +125,7 @@ class TrainState(NamedTuple):
     target: Any  # parameters of the E target critics
     opt_state: optax.OptState
     observation: normalizers.Moments | None  # of the dataset; the loop fills them in
+    reward_scale: Float[Array, ""] | None  # by its returns; the loop fills it in
     schedules: Schedules
     updates: Int[Array, ""]
 
@@ -341,6 +343,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             jax.tree.map(jnp.copy, critic),  # `update`'s state is donated: no two share a buffer
             optimizer.init(params),
             unknown,
+            jnp.float32(1.0) if config.normalize_reward else None,
             Schedules(*map(jnp.float32, schedules)),
             jnp.int32(0),
         )
@@ -379,6 +382,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
 
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
+        batch = rows.scaled_rewards(batch, state.reward_scale)
         slow, fast = state.schedules.actor_learning_rate, state.schedules.critic_learning_rate
         (params, opt_state), metrics, _ = optim.gradient_step(
             lambda params: loss(params, state, batch, key),

@@ -64,6 +64,7 @@ class Config:
     initial_log_std: float = 0.0  # boxes only: ln σ, a free parameter per dimension, in [-1, 1]
     support_threshold: float = 0.0  # choices below this × the behavior's likeliest are never made
     normalize_observation: bool = False  # vectors, by the moments of the dataset
+    normalize_reward: bool = False  # × 1,000 / (best - worst return of the dataset); values too
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
     torso: Torso = Torso.AUTO  # what looks at the observation
     hidden_sizes: tuple[int, ...] = (256, 256)  # of policy, critics and V each, which share none
@@ -105,6 +106,7 @@ class TrainState(NamedTuple):
     target: Any  # parameters of the E target critics
     opt_state: tuple[optax.OptState, optax.OptState]  # of V; of the others
     observation: normalizers.Moments | None  # of the dataset; the loop fills them in
+    reward_scale: Float[Array, ""] | None  # by its returns; the loop fills it in
     schedules: Schedules
     updates: Int[Array, ""]
 
@@ -280,6 +282,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             jax.tree.map(jnp.copy, critic),  # `update`'s state is donated: no two share a buffer
             (optimizer.init(value), optimizer.init(others)),
             unknown,
+            jnp.float32(1.0) if config.normalize_reward else None,
             Schedules(*map(jnp.float32, schedules)),
             jnp.int32(0),
         )
@@ -317,6 +320,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     def update(state: TrainState, batch: Sample, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         del key  # deterministic given the batch
         batch = rows.normalized_sample(batch, state.observation, config.observation_clip)
+        batch = rows.scaled_rewards(batch, state.reward_scale)
         share, rates = share_of_rows(batch.weight), state.schedules
         target_q = jnp.min(networks.q(state.target, batch.observation, batch.action), axis=0)
         (value, value_opt_state), metrics = learn_value(state, batch, target_q, share)

@@ -30,8 +30,9 @@ def make(config: cql.Config, spec: EnvSpec) -> Agent:
     Of the other options it knows none, and all rows weigh the same.
     """
     wanted = config.gap_target
-    if not config.importance_sampling or wanted is None or config.normalize_observation:
-        raise ValueError("the five passes are for densities, a gap_target and plain observations.")
+    normalized = config.normalize_observation or config.normalize_reward
+    if not config.importance_sampling or wanted is None or normalized:
+        raise ValueError("the five passes are for densities, a gap_target and a plain dataset.")
     networks = cql.networks_of(config, spec)
     optimizer = optax.scale_by_adam(eps=config.adam_epsilon)
 

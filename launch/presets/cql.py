@@ -2,8 +2,7 @@
 
 `python -m launch.train --agent=cql --dataset=FILE --env=NAME` starts from the one of NAME. Those of
 D4RL's datasets, --preset=hopper-medium-v2, are CORL's configs; the published numbers are its last
-scores of four seeds. CORL also divides the rewards of hopper-medium by the range of returns, which
-is left to the dataset here.
+scores of four seeds.
 
 Ours are of small networks and few updates: minutes on two cores. docs/benchmarks.md has what they
 earn.
@@ -25,6 +24,8 @@ _MUJOCO = dataclasses.replace(
     _SMALL, total_updates=10_000, conservative_weight=5.0, num_draws=5, normalize_observation=True
 )
 _OURS = {"Pendulum-v1": _SMALL, "HalfCheetah-v4": _MUJOCO, "Hopper-v4": _MUJOCO}
-_D4RL = dict.fromkeys(D4RL_NAMES, Config(normalize_observation=True))
+_LOCOMOTION = Config(normalize_observation=True)
+_D4RL = dict.fromkeys(D4RL_NAMES, _LOCOMOTION)
+_D4RL["hopper-medium-v2"] = dataclasses.replace(_LOCOMOTION, normalize_reward=True)
 _PUBLISHED = "47.04 45.04 95.63 59.08 95.11 99.26 80.75 73.09 109.56"
 PRESETS = from_datasets("cql", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True)))

@@ -2,8 +2,7 @@
 
 `python -m launch.train --agent=iql --dataset=FILE --env=NAME` starts from the one of NAME. Those of
 D4RL's datasets, --preset=hopper-medium-v2, are CORL's configs; the published numbers are its last
-scores of four seeds. CORL also divides the rewards of hopper-medium and hopper-medium-replay by the
-range of returns, which is left to the dataset here.
+scores of four seeds.
 
 Ours are for fewer updates than theirs, where a policy whose rate stays as it is learns more, but on
 CartPole: docs/benchmarks.md.
@@ -19,11 +18,12 @@ _MUJOCO = Config(
     total_updates=200_000, anneal_actor_learning_rate=False, normalize_observation=True
 )
 _LOCOMOTION = Config(normalize_observation=True)
+_HOPPER = dataclasses.replace(
+    _LOCOMOTION, deterministic=True, target_rate=0.001, normalize_reward=True
+)
 _EXCEPTIONS = {
-    "hopper-medium-v2": Config(normalize_observation=True, deterministic=True, target_rate=0.001),
-    "hopper-medium-replay-v2": Config(
-        normalize_observation=True, deterministic=True, target_rate=0.001
-    ),
+    "hopper-medium-v2": _HOPPER,
+    "hopper-medium-replay-v2": _HOPPER,
     "hopper-medium-expert-v2": Config(
         normalize_observation=True, expectile=0.5, inverse_temperature=6.0
     ),

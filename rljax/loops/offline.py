@@ -100,9 +100,12 @@ def check(dataset: Dataset, config: Config) -> None:
 def init(agent: Agent, dataset: Dataset, config: Config) -> State:
     """The state before the first update, with the dataset's statistics where the agent asks.
 
-    Raises ValueError where it asks for those of anything but vectors.
+    Raises ValueError where it asks for those of anything but vectors, or for the scale of rewards
+    where all episodes earn the same.
     """
     train = jax.jit(agent.init)(keys(config.seed, -1)[0])
+    if getattr(train, "reward_scale", None) is not None:
+        train = train._replace(reward_scale=jnp.float32(_reward_scale(dataset)))
     if getattr(train, "observation", None) is None:
         return State(train)
     steps = datasets.steps(dataset, config.top_fraction)
@@ -111,6 +114,18 @@ def init(agent: Agent, dataset: Dataset, config: Config) -> State:
         jnp.float32(np.count_nonzero(steps)), jnp.asarray(mean), jnp.asarray(variance)
     )
     return State(train._replace(observation=found))
+
+
+def _reward_scale(dataset: Dataset) -> float:
+    """What makes returns span 1,000 (Kostrikov et al. 2021, app. B, and the authors' code)."""
+    returns = dataset.returns()
+    worst, best = float(np.min(returns)), float(np.max(returns))
+    if worst == best:
+        raise ValueError(
+            f"all {len(returns):,} episodes of {dataset.source or 'the dataset'} earn {best:g}, so "
+            "config.normalize_reward has no range to divide by: leave it off."
+        )
+    return 1_000 / (best - worst)
 
 
 def run(

@@ -1,6 +1,10 @@
 """What offline agents do with the rows of a batch before they learn from them."""
 
+from jax import Array
+from jaxtyping import Float
+
 from rljax import normalizers
+from rljax.offline.outlook import RETURN_TO_GO
 from rljax.replay.base import Sample
 from rljax.types import Observation, Scalar
 
@@ -19,3 +23,13 @@ def normalized_sample(batch: Sample, moments: normalizers.Moments | None, clip: 
         observation=normalized(batch.observation, moments, clip),
         next_observation=normalized(batch.next_observation, moments, clip),
     )
+
+
+def scaled_rewards(batch: Sample, scale: Float[Array, ""] | None) -> Sample:
+    """The batch with rewards, and returns to go where it holds them, times `scale`, if not None."""
+    if scale is None:
+        return batch
+    extras = dict(batch.extras)
+    if RETURN_TO_GO in extras:
+        extras[RETURN_TO_GO] = scale * extras[RETURN_TO_GO]
+    return batch._replace(reward=scale * batch.reward, extras=extras)

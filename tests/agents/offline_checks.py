@@ -27,6 +27,7 @@ PARTS = EnvSpec(
     BOX,
     named_parts=(Part("camera", (5, 6, 1), "uint8"), Part("vector", (2,), "float32")),
 )
+SCALE = 0.25  # of rewards
 MOMENTS = normalizers.Moments(
     jnp.float32(9.0), jnp.array([1.0, -2.0, 0.5]), jnp.array([4.0, 0.25, 1.0])
 )
@@ -107,14 +108,39 @@ def observations_are_normalized(normalizing, plain, key):
     same(acted, expected, rtol=1e-2, atol=1e-3)
 
 
+def rewards_are_scaled(scaling, plain, key):
+    """Learning by `SCALE`, which stays, is that of rewards scaled by hand."""
+    state, batch = scaling.init(key), batch_of(plain.spec, key)
+    assert (state.reward_scale, plain.init(key).reward_scale) == (1, None)  # the loop fills it in
+    state = state._replace(reward_scale=jnp.float32(SCALE))
+    one, metrics, _ = learn(scaling, state, batch, key)
+    prepared = batch._replace(reward=SCALE * batch.reward)
+    two, metrics_two, _ = learn(plain, plain.init(key), prepared, key)
+    assert one.reward_scale == np.float32(SCALE)
+    same(metrics, metrics_two, rtol=1e-5, atol=1e-6)
+    same(one.params, two.params, rtol=1e-5, atol=1e-6)
+    unscaled, _, _ = learn(plain, plain.init(key), batch, key)
+    assert differs(unscaled.params, two.params)
+
+
 def changed_by(make, base, changes, spec, updates=2):
     """`updates.changed_by`, of all that is learned."""
-    outcomes = learned.changed_by(make, base, changes, spec, batch_of, _with_moments, updates)
-    return [state._replace(schedules=(), observation=()) for state in outcomes]
+    outcomes = learned.changed_by(make, base, changes, spec, batch_of, _with_statistics, updates)
+    return [
+        state._replace(schedules=(), **dict.fromkeys(_statistics(state), ())) for state in outcomes
+    ]
 
 
-def _with_moments(state):
-    return state if state.observation is None else state._replace(observation=MOMENTS)
+def _statistics(state):
+    """What the loop fills in, of what there is a field for."""
+    found = {"observation": MOMENTS, "reward_scale": jnp.float32(SCALE)}
+    return {name: value for name, value in found.items() if name in state._fields}
+
+
+def _with_statistics(state):
+    found = _statistics(state).items()
+    asked = {name: value for name, value in found if getattr(state, name) is not None}
+    return state._replace(**asked)
 
 
 def units_do_not_matter(make, config, key):

@@ -116,3 +116,15 @@ def test_it_is_cql_where_nothing_is_known_and_else_it_is_not(module, base, kind,
     same(got, expected, rtol=1e-5, atol=1e-7)
     high, _, _ = learn(agent, state, known(batch, jnp.full(B, 5.0)), key)
     assert differs(high.params, expected.params)
+
+
+def test_returns_to_go_are_scaled_with_the_rewards(key):
+    config = dataclasses.replace(BOX, calibrated=True)
+    plain = cql.make(config, SPECS["box"])
+    scaling = cql.make(dataclasses.replace(config, normalize_reward=True), SPECS["box"])
+    batch = checks.batch_of(SPECS["box"], key)
+    state = scaling.init(key)._replace(reward_scale=jnp.float32(0.5))
+    one, _, _ = learn(scaling, state, known(batch, jnp.linspace(-1, 1, B)), key)
+    by_hand = known(batch._replace(reward=0.5 * batch.reward), 0.5 * jnp.linspace(-1, 1, B))
+    two, _, _ = learn(plain, plain.init(key), by_hand, key)
+    same(one.params, two.params, rtol=1e-5, atol=1e-6)

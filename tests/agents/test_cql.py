@@ -127,6 +127,12 @@ def test_observations_are_normalized_by_the_moments_in_the_state(key):
     checks.observations_are_normalized(*agents, key)
 
 
+def test_rewards_are_scaled_by_the_number_in_the_state(key):
+    scaling = dataclasses.replace(CONFIG, normalize_reward=True)
+    agents = (make(config, SPEC) for config in (scaling, CONFIG))
+    checks.rewards_are_scaled(*agents, key)
+
+
 def test_actions_on_the_edge_of_the_box_leave_everything_finite(key):
     agent = make(dataclasses.replace(CONFIG, cloning_updates=1), SPEC)
     state, batch = agent.init(key), sample(SPEC, key)
@@ -172,6 +178,7 @@ CHANGES = {
     "log_std_multiplier": 0.5,
     "log_std_offset": 0.0,
     "normalize_observation": True,
+    "normalize_reward": True,
     "actor_hidden_sizes": (9,),
     "critic_hidden_sizes": (9,),
     "activation": Activation.TANH,

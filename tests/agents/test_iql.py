@@ -270,6 +270,12 @@ def test_observations_are_normalized_by_the_moments_in_the_state(key):
     checks.observations_are_normalized(*agents, key)
 
 
+def test_rewards_are_scaled_by_the_number_in_the_state(key):
+    scaling = dataclasses.replace(CONFIG, normalize_reward=True)
+    agents = (make(config, SPECS["box"]) for config in (scaling, CONFIG))
+    checks.rewards_are_scaled(*agents, key)
+
+
 def test_the_policys_rate_falls_to_0_at_the_last_update(key):
     agent = make(CONFIG, SPECS["box"])
     state, batch = agent.init(key), checks.batch_of(SPECS["box"], key)
@@ -348,6 +354,7 @@ CHANGES = {
     "deterministic": True,
     "initial_log_std": -1.0,
     "normalize_observation": True,
+    "normalize_reward": True,
     "hidden_sizes": (9,),
     "activation": Activation.TANH,
 }

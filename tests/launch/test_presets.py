@@ -77,6 +77,7 @@ COMMON = {
     "discount": 0.99,
     "target_rate": 0.005,
     "normalize_observation": True,
+    "normalize_reward": False,
     "hidden_sizes": (256, 256),
     "activation": Activation.RELU,
 }
@@ -124,7 +125,7 @@ D4RL = {
         "hidden_sizes": (256,) * 3,
     },
 }
-IQL_ON_HOPPER = {"deterministic": True, "target_rate": 0.001}
+IQL_ON_HOPPER = {"deterministic": True, "target_rate": 0.001, "normalize_reward": True}
 PENALTIES = [  # of ReBRAC, on medium, medium-replay and medium-expert
     *[(0.001, 0.01), (0.01, 0.001), (0.01, 0.1)],  # of halfcheetah
     *[(0.01, 0.01), (0.05, 0.5), (0.1, 0.01)],  # hopper
@@ -134,6 +135,7 @@ ALONE = {
     ("iql", "hopper-medium-v2"): IQL_ON_HOPPER,
     ("iql", "hopper-medium-replay-v2"): IQL_ON_HOPPER,
     ("iql", "hopper-medium-expert-v2"): {"expectile": 0.5, "inverse_temperature": 6.0},
+    ("cql", "hopper-medium-v2"): {"normalize_reward": True},
 } | {
     ("rebrac", name): {"actor_penalty": actor, "critic_penalty": critic}
     for name, (actor, critic) in zip(presets.D4RL_NAMES, PENALTIES, strict=True)

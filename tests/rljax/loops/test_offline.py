@@ -255,6 +255,24 @@ def test_streamed_the_best_episodes_and_next_actions_are_not_copied(monkeypatch)
         jax.tree.map(np.testing.assert_array_equal, state, learned(**changes, **small))
 
 
+def test_the_scale_of_rewards_makes_returns_span_1000(data):
+    class Scaled(NamedTuple):
+        observation: Any
+        reward_scale: Any
+
+    def init(key):
+        del key
+        return Scaled(normalizers.init_observation(SPEC), jnp.float32(1.0))
+
+    agent = agent_of()._replace(init=init)
+    state = offline.init(agent, data, CONFIG).train
+    assert state.reward_scale == pytest.approx(1_000 / (110 - 3))  # 0+1+2, 10, 20+...+24
+    assert state.observation.count == 9
+    alike = dataset.make(SPEC, [episode(7, 1, True), episode(3, 2, False)], "alike.npz")
+    with pytest.raises(ValueError, match=r"all 2 episodes of alike\.npz earn 7, .*leave it off"):
+        offline.init(agent, alike, CONFIG)
+
+
 def test_where_nothing_is_seen_nothing_is_learned(data):
     blind = dataclasses.replace(data, spec=dataclasses.replace(SPEC, observation_shape=(0,)))
     with pytest.raises(ValueError, match="has observations without a number"):
