@@ -13,6 +13,8 @@ import functools
 from agents.ppo import Config, RewardScale
 from launch.presets import preset
 
+# The Zoo's γ is 0.98, which does not see a cart that leaves the track 400 steps later: 3 of seeds 0
+# to 59 of rljax:cartpole ended at 173 to 420 with it, none below 499 with 0.99.
 _CARTPOLE = Config(
     total_steps=100_000,
     num_envs=8,
@@ -20,7 +22,6 @@ _CARTPOLE = Config(
     num_epochs=20,
     num_minibatches=1,  # of 256
     learning_rate=1e-3,
-    discount=0.98,
     gae_lambda=0.8,
     anneal_clip_ratio=True,
     value_cost=1.0,
@@ -131,7 +132,7 @@ PRESETS = {
     "CartPole-v1": _preset(
         "CartPole-v1",
         _CARTPOLE,
-        "RL Zoo",
+        "RL Zoo, but for γ",
         "4 s",
         "500.0, 3 seeds; published: 500.0",
     ),

@@ -126,9 +126,7 @@ def test_helpfull_documents_every_flag_and_every_field():
         assert f"config.{field.name}=" in answer.stdout
     for name in flags._RUN:
         assert f"--{name}" in answer.stdout or f"--[no]{name}" in answer.stdout
-    assert (
-        "--config.discount=0.98  (a float)\n      γ, in [0, 1]\n" in answer.stdout
-    )  # that of the preset
+    assert "--config.gae_lambda=0.8  (a float)\n      λ of GAE, " in answer.stdout  # the preset's
     assert "--config.clip_value=None  (a float or None)" in answer.stdout
     assert "--[no]config.anneal_learning_rate=True  (true or false)" in answer.stdout
     assert "--verbosity" in answer.stdout
