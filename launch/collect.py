@@ -9,7 +9,8 @@ r"""Write a dataset of episodes by trained or random policies, with the propensi
     medium          the kept checkpoint whose return is nearest to half of the way from random to
                     expert; train with --keep_checkpoints=20, so that there are some
     mixed           a third each of random, medium and expert
-    medium-replay   equal parts of random and of every checkpoint up to medium
+    medium-replay   equal parts of random and of every checkpoint up to the first that is as good as
+                    medium, or half of the way
     medium-expert   half of each
 
 The folder gets Minari's layout (data/main_data.hdf5), the same rows as an event log (rows.parquet),
@@ -136,7 +137,8 @@ def _cast() -> list[Actor]:
     random, *kept = _random(), *_checkpoints()
     expert = max(kept, key=lambda actor: actor.return_mean)
     wanted = random.return_mean + _MEDIUM * (expert.return_mean - random.return_mean)
-    medium = kept[collection.nearest([actor.return_mean for actor in kept], wanted)]
+    returns = [actor.return_mean for actor in kept]
+    medium = kept[collection.nearest(returns, wanted)]
     if medium is expert:
         reached = ", ".join(f"{actor.name}: {actor.return_mean:,.1f}" for actor in kept)
         raise flags.UsageError(
@@ -146,7 +148,7 @@ def _cast() -> list[Actor]:
     return {
         "medium": [medium],
         "mixed": [random, medium, expert],
-        "medium-replay": [random, *kept[: kept.index(medium) + 1]],
+        "medium-replay": [random, *kept[: collection.until_reached(returns, wanted)]],
         "medium-expert": [medium, expert],
     }[FLAGS.policy]
 

@@ -1,7 +1,7 @@
 """Episodes by policies that are there: what datasets are made of."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -95,6 +95,16 @@ def _with_bounds(agent: Agent) -> Callable[[Episode], Episode]:
 def nearest(scores: Iterable[float], wanted: float) -> int:
     """The number of the score that is nearest to the wanted one; the first of equals."""
     return int(np.argmin([abs(score - wanted) for score in scores]))
+
+
+def until_reached(scores: Sequence[float], wanted: float) -> int:
+    """How many scores there are up to the first that is near `wanted`, or beyond it.
+
+    Near is the nearest of all. What a run that goes up and down earned later is not counted, as in
+    D4RL's medium-replay, which ends where medium is first reached (Fu et al. 2020, §5).
+    """
+    enough = min(wanted, scores[nearest(scores, wanted)])
+    return 1 + next(i for i, score in enumerate(scores) if score >= enough)
 
 
 def shares(episodes: int, parts: int) -> Iterator[int]:

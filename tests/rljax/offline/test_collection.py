@@ -60,6 +60,19 @@ def test_actions_are_kept_as_the_box_took_them(key):
     assert dataset.make(box, episodes).num_steps == 400
 
 
+@pytest.mark.parametrize(
+    ("scores", "wanted", "expected"),
+    [
+        ([0.0, 100.0, 240.0, 260.0], 250.0, 3),  # none nearer than 240, from below
+        ([100.0, 900.0, 300.0, 520.0], 500.0, 2),  # what the run earned after its peak is left out
+        ([600.0, 100.0], 500.0, 1),
+        ([1.0, 2.0, 3.0], 9.0, 3),
+    ],
+)
+def test_a_replay_ends_where_medium_is_first_reached(scores, wanted, expected):
+    assert collection.until_reached(scores, wanted) == expected
+
+
 def test_shares_and_the_nearest():
     assert list(collection.shares(10, 3)) == [4, 3, 3]
     assert list(collection.shares(2, 3)) == [1, 1, 0]
