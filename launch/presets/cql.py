@@ -23,7 +23,13 @@ _SMALL = Config(
 _MUJOCO = dataclasses.replace(
     _SMALL, total_updates=10_000, conservative_weight=5.0, num_draws=5, normalize_observation=True
 )
-_OURS = {"Pendulum-v1": _SMALL, "HalfCheetah-v4": _MUJOCO, "Hopper-v4": _MUJOCO}
+_OURS = {
+    "Pendulum-v1": _SMALL,
+    "HalfCheetah-v4": _MUJOCO,
+    "Hopper-v4": dataclasses.replace(  # as IQL's; without the scale the policy falls at once
+        _MUJOCO, num_steps=5, target_rate=0.02, normalize_reward=True
+    ),
+}
 _LOCOMOTION = Config(normalize_observation=True)
 _D4RL = dict.fromkeys(D4RL_NAMES, _LOCOMOTION)
 _D4RL["hopper-medium-v2"] = dataclasses.replace(_LOCOMOTION, normalize_reward=True)
