@@ -164,7 +164,11 @@ def validate(config: Config) -> None:
 def loop(config: Config) -> offline.Config:
     """How IQL is driven: batches of the dataset."""
     return offline.Config(
-        config.total_updates, config.batch_size, config.discount, config.num_steps
+        config.total_updates,
+        config.batch_size,
+        config.discount,
+        config.num_steps,
+        normalize_reward=config.normalize_reward,
     )
 
 

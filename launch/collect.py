@@ -5,7 +5,7 @@ r"""Write a dataset of episodes by trained or random policies, with the propensi
     python -m launch.collect --env=CartPole-v1 --policy=random --episodes=100 --out=data/random
 
     random          every action alike
-    expert          the run's best checkpoint
+    expert          the kept checkpoint, the best one among them, whose return is the highest
     medium          the kept checkpoint whose return is nearest to half of the way from random to
                     expert; train with --keep_checkpoints=20, so that there are some
     mixed           a third each of random, medium and expert
@@ -132,10 +132,11 @@ def _cast() -> list[Actor]:
 
     if FLAGS.policy == "random":
         return [_random()]
-    if FLAGS.policy == "expert":
-        return [_trained("best")]
-    random, *kept = _random(), *_checkpoints()
+    kept = _checkpoints()
     expert = max(kept, key=lambda actor: actor.return_mean)
+    if FLAGS.policy == "expert":
+        return [expert]
+    random = _random()
     wanted = random.return_mean + _MEDIUM * (expert.return_mean - random.return_mean)
     returns = [actor.return_mean for actor in kept]
     medium = kept[collection.nearest(returns, wanted)]

@@ -43,6 +43,7 @@ class Config:
     batch_size: int  # rows of an update, drawn with replacement
     discount: float  # γ
     num_steps: int = 1  # n of n-step returns
+    normalize_reward: bool = False  # its agent scales rewards, by what `init` finds
     top_fraction: float = 1.0  # learn from this share of the episodes only, of the highest return
     seed: int = 0
     parallel: sharding.Parallel = sharding.Parallel.SHARD_MAP
@@ -95,13 +96,14 @@ def check(dataset: Dataset, config: Config) -> None:
         )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
+    if config.normalize_reward:
+        _reward_scale(dataset)
 
 
 def init(agent: Agent, dataset: Dataset, config: Config) -> State:
     """The state before the first update, with the dataset's statistics where the agent asks.
 
-    Raises ValueError where it asks for those of anything but vectors, or for the scale of rewards
-    where all episodes earn the same.
+    Raises ValueError where it asks for those of anything but vectors.
     """
     train = jax.jit(agent.init)(keys(config.seed, -1)[0])
     if getattr(train, "reward_scale", None) is not None:

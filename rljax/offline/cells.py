@@ -1,10 +1,11 @@
 """Cells of a log as arrays: numbers, vectors, flags, ids and times, each checked for what it is.
 
 Cells are an array `[N]` or `[N, W]`, or a list of N Python values with None where there is nothing.
-Every function marks cells that cannot be read in `Faults`, and puts 0 there. `needed`, bool `[N]`,
-says where there must be something; elsewhere nothing is read.
+Every function marks cells that cannot be read in `Faults`, and puts 0 there (`seconds`: NaN).
+`needed`, bool `[N]`, says where there must be something; elsewhere nothing is read.
 """
 
+import collections
 import datetime
 import itertools
 import math
@@ -49,8 +50,8 @@ def vectors(
 ) -> np.ndarray:
     """Vectors of finite numbers, float64 `[N, W]`, from lists or from objects of numbers.
 
-    All must have the length of the first one that is needed, or `width`; objects its keys, which
-    are put in order: as numbers if all of them are, else as text.
+    All must have the length that most have, or `width`; objects the keys of most, which are put in
+    order: as numbers if all of them are, else as text.
     """
     if _is_numeric(cells, 2):
         if width is not None and cells.shape[1] != width:
@@ -60,9 +61,9 @@ def vectors(
         fits = (np.abs(values) <= _LARGEST).all(axis=1)
         faults.find(name, needed & ~fits, lambda row: _not_numbers(name, cells[row].tolist()))
         return np.where((needed & fits)[:, None], values, 0.0)
-    first = next((cell for cell, due in zip(cells, needed, strict=True) if due and len_of(cell)), 0)
-    keys = sorted_keys(first) if isinstance(first, dict) else None
-    size = len_of(first) if width is None else width
+    usual = _usual(cells, needed)
+    keys = sorted_keys(usual) if isinstance(usual, frozenset) else None
+    size = (len(usual) if isinstance(usual, frozenset) else usual) if width is None else width
     values = _lists(cells, size) if needed.all() and keys is None else None
     if values is not None:
         return values
@@ -112,8 +113,8 @@ def masks(
         )
         fits = cells.shape[1] == size
         return cells & needed[:, None] if fits else np.zeros((len(cells), size), bool)
-    sizes = [len_of(cell) for cell, due in zip(cells, needed, strict=True) if due]
-    size = next(filter(None, sizes), 1) if width is None else width
+    usual = _usual(cells, needed)
+    size = (usual if isinstance(usual, int) and usual else 1) if width is None else width
     values, fits = np.zeros((len(cells), size), bool), np.ones(len(cells), bool)
     for row in np.flatnonzero(needed):
         cell = cells[row]
@@ -137,7 +138,7 @@ def seconds(faults: Faults, name: str, cells: Any, needed: np.ndarray) -> np.nda
         needed & ~fits,
         lambda row: f"{name} is {_show(cells[row])}, neither seconds nor a time in ISO 8601.",
     )
-    return np.where(needed & fits, values, 0.0)
+    return np.where(needed & fits, values, np.nan)
 
 
 def ids(faults: Faults, name: str, cells: Any) -> tuple[np.ndarray, list[Any]]:
@@ -186,6 +187,16 @@ def sorted_keys(names: Any) -> list[Any]:
 def len_of(cell: Any) -> int:
     """Length of a list, an object or an array; 0 of anything else."""
     return len(cell) if isinstance(cell, list | tuple | dict | np.ndarray) else 0
+
+
+def _usual(cells: Any, needed: np.ndarray) -> int | frozenset[Any]:
+    """Length, or keys, of most cells that hold something; of two as frequent, the first one's."""
+    found = collections.Counter(
+        frozenset(cell) if isinstance(cell, dict) else len_of(cell)
+        for cell, due in zip(cells, needed, strict=True)
+        if due and len_of(cell)
+    )
+    return found.most_common(1)[0][0] if found else 0
 
 
 def _lists(cells: list[Any], size: int) -> np.ndarray | None:

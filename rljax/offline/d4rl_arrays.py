@@ -85,13 +85,17 @@ def _flat(path: str, arrays: dict[str, np.ndarray], time_limit: int | None) -> d
         columns["next_state"] = _as_vectors(arrays["next_observations"])
     if "terminals" in arrays:
         columns["terminated"] = _as_flags(path, "terminals", arrays["terminals"])
+    told = [name for name in ("timeouts", "episode_lengths") if name in arrays]
+    if told and time_limit is not None:
+        raise ValueError(f"{path} has {told[0]}, which tell where episodes end: say no time_limit.")
     if "timeouts" in arrays:
         columns["truncated"] = _as_flags(path, "timeouts", arrays["timeouts"])
     if "episode_lengths" in arrays:
-        lengths = arrays["episode_lengths"].astype(np.int64).ravel()
+        lengths = _whole(path, "episode_lengths", arrays["episode_lengths"])
         if lengths.sum() != steps or (lengths < 1).any():
             raise ValueError(
-                f"{path}: its episode_lengths add to {lengths.sum()}, and there are {steps} rows."
+                f"{path}: its episode_lengths must be positive and add to its {steps} rows; they "
+                f"add to {lengths.sum()}, and the least is {lengths.min(initial=steps)}."
             )
         columns["episode_id"] = np.repeat(np.arange(len(lengths)), lengths)
     elif "timeouts" not in arrays:
@@ -124,7 +128,7 @@ def _untold_ends(path: str, columns: dict[str, Any], time_limit: int | None) -> 
 def _rollouts(path: str, arrays: dict[str, np.ndarray], time_limit: int | None) -> dict[str, Any]:
     obs, acts, rews = (arrays[name] for name in _ROLLOUTS[:3])
     over = _as_flags(path, "terminal", np.atleast_1d(arrays["terminal"]))
-    splits = arrays.get("indices", np.zeros(0, np.int64)).astype(np.int64)
+    splits = _whole(path, "indices", arrays.get("indices", np.zeros(0, np.int64)))
     lengths = np.diff(np.concatenate([[0], splits, [len(acts)]]))
     if (lengths < 1).any() or len(lengths) != len(over):
         raise ValueError(
@@ -172,9 +176,20 @@ def _as_actions(x: np.ndarray) -> np.ndarray:
 
 def _as_flags(path: str, name: str, x: np.ndarray) -> np.ndarray:
     x = _as_column(x)
-    if x.ndim != 1 or not np.isin(x, (0, 1)).all():
+    if x.ndim != 1:
         raise ValueError(f"{path}: its {name} must be booleans, one a row.")
+    bad = ~np.isin(x, (0, 1))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{path}, row {row + 1}: its {name} is {x[row]}, neither true nor false.")
     return x.astype(bool)
+
+
+def _whole(path: str, name: str, x: np.ndarray) -> np.ndarray:
+    x = _as_column(np.asarray(x))
+    if x.ndim != 1 or x.dtype.kind not in "iuf" or not (x == np.floor(x)).all():
+        raise ValueError(f"{path}: its {name} must be a row of whole numbers.")
+    return x.astype(np.int64)
 
 
 def _clipped(action: np.ndarray, spec: EnvSpec | None, wanted: bool) -> tuple[np.ndarray, int]:

@@ -51,15 +51,17 @@ def read(
     Raises:
         ValueError: it is no such log, or a row cannot be right.
     """
-    found, counts = tables.objects(path, rules.on_fault)
+    found, counts, _ = tables.objects(path, rules.on_fault)
     _check_format(path, [row for _, row in found])
     skipped = [row.get("_skipLearn") is True for _, row in found]
     found = [each for each, skip in zip(found, skipped, strict=True) if not skip]
     counts["rows_skipped"] += sum(skipped)
     rows = [row for _, row in found]
     described = [_describe(row) for row in rows]
+    checked = _checked(rows, described)
+    bad = np.logical_or.reduce([found.bad for found in checked])  # dropped: they decide nothing
     if features is None:
-        features = _features(described)
+        features = _features([x for x, out in zip(described, bad, strict=True) if not out])
     masks = np.zeros((len(rows), features.num_actions), bool)
     state = np.zeros((len(rows), _width(features)))
     unknown = np.zeros(len(rows), bool)
@@ -79,11 +81,12 @@ def read(
         "line",
         (
             Found("features", unknown, lambda row: "it has a feature or an action too many."),
-            *_checked(rows, described),
+            *checked,
             tables.repeated("EventId", [row.get("EventId") for row in rows]),
         ),
     )
-    if not masks.all():
+    has_mask = not masks[~bad].all()
+    if has_mask:
         table.columns["action_mask"] = masks
     name = str(os.path.basename(path)).partition(".")[0]
     spec = EnvSpec(
@@ -91,7 +94,7 @@ def read(
         state.shape[1:],
         "float32",
         Discrete(features.num_actions),
-        has_mask=not masks.all(),
+        has_mask=has_mask,
     )
     return event_log.from_table(table, _COLUMNS, rules, spec, counts)
 

@@ -21,6 +21,7 @@ from rljax.offline.dataset import LOG_PROB_ABOVE
 from rljax.offline.schema import VERSION, Columns, Faults, Reading, Rules, Table, column, require
 from rljax.types import ActionSpec, Box, Discrete, EnvSpec, MultiDiscrete, Observation, Part
 
+MOST_CHOICES = 2**20  # a larger number is no choice but an id, which no network could rank
 _COLUMNS, _RULES = Columns(), Rules()
 
 
@@ -34,8 +35,9 @@ def read_jsonl(
 
     Of a file that was cut short, the last line is no JSON object: a fault like others.
     """
-    found, counts = tables.objects(path, rules.on_fault)
-    return from_table(tables.of_objects(str(path), found), columns, rules, spec, counts)
+    found, counts, unread = tables.objects(path, rules.on_fault)
+    table = tables.of_objects(str(path), found, unread)
+    return from_table(table, columns, rules, spec, counts)
 
 
 def read_parquet(
@@ -152,6 +154,7 @@ def _decisions(
         truncated,
         final,
         _extras(faults, table, columns, decides, action_spec),
+        table.unread,
     )
     versions = column(table, columns, "policy_version")
     return log, spec, None if versions is None else list(versions)
@@ -266,9 +269,9 @@ def _actions(
     listed, whole = _kinds(found, decides)
     if not listed and (whole or _are_masked(table, columns)):
         values = cells.whole(faults, "action", found, decides)
+        wild = decides & (values >= MOST_CHOICES)
+        faults.find("action", wild, lambda row: f"the action {values[row]} numbers no choice.")
         most = int(values[decides & ~faults.spoiled].max(initial=0))
-        if most >= np.iinfo(np.int32).max:
-            raise ValueError(f"{table.file} has the action {most}: that numbers no choice.")
         return values, Discrete(most + 1)
     if listed and whole:
         raise ValueError(
@@ -295,7 +298,7 @@ def _kinds(found: Any, decides: np.ndarray) -> tuple[bool, bool]:
     chosen = [cell for cell, due in zip(found, decides, strict=True) if due]
     listed = bool(chosen) and cells.len_of(chosen[0]) > 0
     items = [x for cell in chosen for x in _items(cell)]
-    return listed, not any(isinstance(x, float) for x in items)
+    return listed, not any(isinstance(x, float) and math.isfinite(x) for x in items)
 
 
 def _items(cell: Any) -> Iterable[Any]:

@@ -142,13 +142,13 @@ def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _episode_names(path: pathlib.Path, file: Any, metadata: Mapping[str, Any]) -> list[str]:
-    numbers = [name.removeprefix("episode_") for name in file if name.startswith("episode_")]
-    names = [f"episode_{n}" for n in sorted(map(int, filter(str.isdecimal, numbers)))]
+    named = [name for name in file if name.removeprefix("episode_").isdecimal()]
+    names = sorted(named, key=lambda name: int(name.removeprefix("episode_")))
     if not names:
         raise ValueError(f"{path} has no group episode_0: it is no file of Minari's.")
     due = metadata.get("total_episodes")
-    if due is not None and int(due) != len(names):
-        raise ValueError(f"{path} has {len(names)} of the {int(due)} episodes of its metadata.")
+    if due is not None and not np.array_equal(due, len(names)):
+        raise ValueError(f"{path} has {len(names)} of the {due} episodes of its metadata.")
     return names
 
 
@@ -214,14 +214,28 @@ def _task(metadata: Mapping[str, Any], path: pathlib.Path) -> tuple[str, int | N
 
 def _guessed(file: Any, names: list[str], name: str, limit: int | None) -> EnvSpec:
     """A spec from arrays alone: whole numbers are choices, reals a box as wide as the data."""
-    actions = [file[each]["actions"][()] for each in names]
+    whole = [file[name] for name in names if _is_plain(file[name])]
+    if not whole:
+        raise ValueError(
+            f"{file.filename} has no episode whose observations and actions are arrays, and no "
+            "metadata that tells their spaces."
+        )
+    actions = [each["actions"][()] for each in whole]
     if actions[0].ndim == 1 and actions[0].dtype.kind in "iu":
         action = Discrete(1 + max(int(x.max(initial=0)) for x in actions))
     else:
         rows = np.concatenate([x.reshape(len(x), -1) for x in actions]).astype(np.float32)
         action = Box(tuple(rows.min(axis=0).tolist()), tuple(rows.max(axis=0).tolist()))
-    shape = file[names[0]]["observations"].shape[1:]
+    shape = whole[0]["observations"].shape[1:]
     return EnvSpec(name, shape, "float32", action, max_episode_steps=limit)
+
+
+def _is_plain(group: Any) -> bool:
+    """Whether an episode has arrays of numbers for what it saw and did."""
+    if not hasattr(group, "keys"):
+        return False
+    parts = [group.get("observations"), group.get("actions")]
+    return all(getattr(x, "ndim", 0) > 0 and x.dtype.kind in "iufb" for x in parts)
 
 
 def _kept(
@@ -248,9 +262,13 @@ def _episode(
 ) -> Episode:
     where = f"{path}, {group.name.strip('/')}"
     try:
+        if not hasattr(group, "keys"):
+            raise KeyError("no group")
         return _read_episode(where, group, layout, clip, counts)
-    except tables.DAMAGED as error:
+    except (*tables.DAMAGED, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
+        if told.startswith(where):
+            raise
         raise ValueError(f"{where} is damaged, or holds something else: {told}") from None
 
 
@@ -264,15 +282,17 @@ def _read_episode(
     missing += [f"infos/{name}" for name in layout.extras if f"infos/{name}" not in group]
     if missing:
         raise ValueError(f"{where} has no {', '.join(missing)}.")
-    reward = np.asarray(group["rewards"], np.float64)
-    ended = {name: group[name][()].astype(bool) for name in names[3:]}
+    rewards = np.asarray(group["rewards"])
+    if rewards.ndim != 1 or not len(rewards) or rewards.dtype.kind not in "iuf":
+        told = f"{rewards.dtype} of shape {rewards.shape}"
+        raise ValueError(f"{where} has rewards of {told}; one number a step would be right.")
+    reward = rewards.astype(np.float64)
+    ended = {name: _flags(where, name, group[name][()]) for name in names[3:]}
     for name, flags in ended.items():
         if flags.shape != reward.shape:
             raise ValueError(f"{where} has {len(flags)} {name} and {len(reward)} rewards.")
         if flags[:-1].any():
             raise ValueError(f"{where} goes on behind step {int(np.argmax(flags))}, in {name}.")
-    if reward.ndim != 1 or not len(reward):
-        raise ValueError(f"{where} has rewards of shape {reward.shape}; one a step would be right.")
     large = ~(np.abs(reward) <= np.finfo(np.float32).max)
     if large.any():
         row = int(np.argmax(large))
@@ -284,6 +304,13 @@ def _read_episode(
         bool(ended["terminations"][-1]),  # else cut, by a limit or by whoever collected it
         {name: group["infos"][name][()] for name in layout.extras},
     )
+
+
+def _flags(where: str, name: str, stored: Any) -> np.ndarray:
+    flags = np.asarray(stored)
+    if flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+        raise ValueError(f"{where} has {name} that are neither true nor false.")
+    return flags.astype(bool)
 
 
 def _opened(stored: Any) -> Any:

@@ -146,7 +146,20 @@ def log_file(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 def _vocabulary(logs: list[Table]) -> Vocabulary:
     names = [name for name in logs[0].columns if name.startswith(_USER)]
-    return {name: tuple(sorted({x for log in logs for x in log.columns[name]})) for name in names}
+    whole = [~log.found[0].bad for log in logs]  # a row cut short adds no value
+    return {
+        name: tuple(
+            sorted(
+                {
+                    x
+                    for log, fits in zip(logs, whole, strict=True)
+                    for x, fit in zip(log.columns[name], fits, strict=True)
+                    if fit
+                }
+            )
+        )
+        for name in names
+    }
 
 
 def _unknown(name: str, values: list[str]) -> Any:
@@ -155,10 +168,15 @@ def _unknown(name: str, values: list[str]) -> Any:
 
 def _csv(path: pathlib.Path) -> Table:
     """A CSV file's columns as text; rows that are too short or too long are faults."""
-    read = list(csv.reader(line for _, line in tables.lines(path)))
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    read = [(number, _row(line)) for number, line in tables.lines(path) if line.strip()]
     if len(read) < 2:
         raise ValueError(f"{path} has no row below its header.")
-    header, rows = read[0], read[1:]
+    header, rows = read[0][1], [row for _, row in read[1:]]
+    for name in header:
+        if header.count(name) > 1:
+            raise ValueError(f"{path} has two columns {name!r}.")
     bad = np.array([len(row) != len(header) for row in rows], bool)
     found = Found(
         "length",
@@ -170,7 +188,15 @@ def _csv(path: pathlib.Path) -> Table:
     )
     padded = [row if len(row) == len(header) else [""] * len(header) for row in rows]
     columns = dict(zip(header, map(list, zip(*padded, strict=True)), strict=True))
-    return Table(str(path), columns, np.arange(2, len(rows) + 2), "line", (found,))
+    return Table(str(path), columns, np.array([n for n, _ in read[1:]]), "line", (found,))
+
+
+def _row(line: str) -> list[str]:
+    """One line's cells: a quote that is not closed takes no other lines with it."""
+    try:
+        return next(csv.reader([line.removeprefix("\ufeff")]))
+    except csv.Error:
+        return []
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ so, too, and go on nevertheless (in the CartPole log of ReAgent's own tests the 
 and the last lists no possible action, yet takes one): where nothing is listed, nothing is masked.
 """
 
+import dataclasses
 import os
 from typing import Any
 
@@ -18,7 +19,7 @@ from rljax.offline import cells, event_log, tables
 from rljax.offline.schema import Columns, Found, Reading, Rules, Table
 from rljax.types import EnvSpec
 
-RULES = Rules(sort=True)
+_RULES = Rules()
 MARKS = frozenset(
     {"mdp_id", "sequence_number", "state_features", "action"}
 )  # which name the format
@@ -27,7 +28,7 @@ _COLUMNS = Columns(episode_id="mdp_id", step="sequence_number", state="state_fea
 
 def read(
     path: str | os.PathLike[str],
-    rules: Rules = RULES,
+    rules: Rules = _RULES,
     spec: EnvSpec | None = None,
     time_limit: int | None = None,
 ) -> Reading:
@@ -35,7 +36,7 @@ def read(
 
     Args:
         path: of the JSON lines.
-        rules: how rows become episodes.
+        rules: how rows become episodes; sorted, unless they say otherwise.
         spec: of what acted, as for `event_log.from_table`.
         time_limit: steps after which the task stops an episode: ReAgent has no mark for that, so
             that such an end looks like one by the task.
@@ -43,8 +44,10 @@ def read(
     Raises:
         ValueError: a row cannot be right; the sentence names the line.
     """
-    found, counts = tables.objects(path, rules.on_fault)
-    table = tables.of_objects(str(path), found)
+    if rules.sort is None:
+        rules = dataclasses.replace(rules, sort=True)
+    found, counts, unread = tables.objects(path, rules.on_fault)
+    table = tables.of_objects(str(path), found, unread)
     for name in sorted(MARKS):
         if name not in table.columns:
             raise ValueError(f"{path} has no {name}: it is no event log of ReAgent.")

@@ -25,6 +25,7 @@ State, action and reward must be there. No text, boolean or null is ever taken f
 import collections
 import dataclasses
 import enum
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -85,9 +86,15 @@ class Rules:
     """How rows become episodes."""
 
     on_fault: OnFault = OnFault.REFUSE
-    sort: bool = False  # by id and step (or time); else rows of one id must come in order
+    # By id and step (or time); else rows of one id must come in order. None: ReAgent's are sorted.
+    sort: bool | None = None
     session_gap: float | None = None  # seconds: a longer pause within one id starts an episode
     unfinished: Unfinished = Unfinished.REFUSE
+
+    def __post_init__(self):
+        gap = self.session_gap
+        if gap is not None and not 0 < gap < math.inf:
+            raise ValueError(f"session_gap is {gap}: it must be a positive number of seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +129,7 @@ class Table(NamedTuple):
     numbers: np.ndarray  # int64 [N]: 1-based lines or rows of the file
     unit: str = "line"  # what `numbers` counts
     found: tuple["Found", ...] = ()  # what the file's reader saw already
+    unread: tuple[int, ...] = ()  # rows above which the file has a line that cannot be read
 
 
 class Reading(NamedTuple):
@@ -174,13 +182,27 @@ def load(path: str | os.PathLike[str]) -> Description:
 
     path = pathlib.Path(path)
     try:
-        told = yaml.safe_load(path.read_text())
+        told = yaml.load(path.read_text(), _unique(yaml))
         if not isinstance(told, dict):
             raise ValueError("it must hold fields, the first of them 'path: FILE'")
         return configs.from_json(Description, told)
     except (OSError, ValueError, yaml.YAMLError) as error:
         words = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} does not describe a dataset: {words}.") from None
+
+
+def _unique(yaml: Any) -> Any:
+    """YAML's safe loader, for which a name that is there twice is an error: its last one won."""
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"it has {name!r} twice")
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def column(table: Table, columns: Columns, field: str, *, required: bool = False) -> Any:

@@ -20,7 +20,7 @@ class Decisions(NamedTuple):
     has_ids: bool  # a stream is what the log calls an episode or a session; else all are one
     has_ends: bool  # the log tells where episodes end
     step: np.ndarray | None  # int64 [N]
-    time: np.ndarray | None  # float64 [N], seconds
+    time: np.ndarray | None  # float64 [N], seconds; NaN where it cannot be read
     observation: Observation  # [N, ...]
     next_observation: Observation  # [N, ...]; looked at where `knows_next`
     knows_next: np.ndarray  # bool [N]
@@ -30,6 +30,7 @@ class Decisions(NamedTuple):
     truncated: np.ndarray  # bool [N]
     final: np.ndarray  # bool [N]: holds a final observation, and no decision
     extras: dict[str, np.ndarray]  # float32 [N]
+    unread: tuple[int, ...] = ()  # rows above which the file has a line that cannot be read
 
 
 class Cut(NamedTuple):
@@ -45,8 +46,10 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     A pause of exactly `session_gap` cuts nothing; rows of equal times keep the file's order.
 
     Raises:
-        ValueError: rows are to be sorted or cut by what the log does not have, or a fault is there.
+        ValueError: rows are to be sorted or cut by what the log does not have, nothing tells which
+            rows belong together though they have steps, or a fault is there.
     """
+    _check_bandit(faults, log, rules)
     by_time = rules.session_gap is not None or not log.has_ids or log.step is None
     key = log.time if by_time else log.step
     if rules.session_gap is not None and log.time is None:
@@ -55,7 +58,12 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
         )
     if rules.sort and key is None:
         raise ValueError(f"{faults.file} has no column of steps or times to be sorted by.")
-    order = np.flatnonzero((log.stream >= 0) & ~faults.alone)
+    lost = log.stream < 0
+    if log.time is not None and (rules.session_gap is not None or (by_time and rules.sort)):
+        lost = lost | np.isnan(log.time)
+    if not _is_bandit(log, rules):
+        _spoil_beside(faults, log, lost, rules)
+    order = np.flatnonzero(~lost & ~faults.alone)
     keys = (
         (log.stream[order],) if key is None or not rules.sort else (key[order], log.stream[order])
     )
@@ -74,7 +82,7 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     if log.step is not None and not by_time:
         order = _without_duplicates(faults, log, order)
     new = _starts(faults, log, order, rules)
-    if log.step is not None and not by_time:
+    if log.step is not None and rules.session_gap is None and not _is_bandit(log, rules):
         _find_missing_steps(faults, log, order, new)
     _compare_next(faults, log, order, new)
     starts = np.append(np.flatnonzero(new), len(order))
@@ -117,7 +125,8 @@ def join(
         x[kept] for x in (last, has_final, terminated, given_up)
     )
     if not len(last):
-        raise ValueError(f"{source} has no episode that can be learned from.")
+        told = ", ".join(f"{name} {n:,}" for name, n in faults.counts.items() if n)
+        raise ValueError(f"{source} has no episode that can be learned from; {told}.")
 
     # A final row is added where the log has none to spare. A terminated episode's is a copy of the
     # last state if the log does not know better: behind discount 0 nothing ever looks at it.
@@ -157,6 +166,44 @@ def join(
 def _is_bandit(log: Decisions, rules: Rules) -> bool:
     """Whether nothing joins one row to the next: each is an episode that ends at once."""
     return not (log.has_ids or log.has_ends or rules.session_gap is not None)
+
+
+def _check_bandit(faults: Faults, log: Decisions, rules: Rules) -> None:
+    steps = log.step is not None and log.step.any()
+    if _is_bandit(log, rules) and (steps or log.knows_next.any()):
+        raise ValueError(
+            f"{faults.file} has {'steps' if steps else 'next states'}, but no id of episodes and "
+            "no column that ends them, so that each row would be an episode of its own: name that "
+            "column by episode_id or done in columns, or leave these unread by "
+            "{step: null, next_state: null}."
+        )
+
+
+def _spoil_beside(faults: Faults, log: Decisions, lost: np.ndarray, rules: Rules) -> None:
+    """Marks the rows that may be of a lost one's episode: those next to it in the file.
+
+    Where rows are yet to be sorted these tell nothing: then it is all rows of its stream, if that
+    is known.
+    """
+    if rules.sort:
+        beside = np.isin(log.stream, log.stream[lost & (log.stream >= 0)])
+    else:
+        beside = np.zeros(len(lost) + 2, bool)  # with room for a row above the first, and the last
+        beside[:-2] |= lost
+        beside[2:] |= lost
+        for row in log.unread:
+            beside[row : row + 2] = True
+        beside = beside[1:-1]
+        grouped = np.argsort(log.stream, kind="stable")  # rows of a stream may lie apart
+        one = _together(log, grouped)
+        above, row = grouped[:-1][one], grouped[1:][one]
+        beside[above] |= lost[row]
+        beside[row] |= lost[above]
+    faults.find(
+        "beside a lost row",
+        beside & ~lost,
+        lambda row: "the row beside it cannot be read, and may be of its episode.",
+    )
 
 
 def _ends(log: Decisions) -> np.ndarray:
@@ -226,10 +273,16 @@ def _without_duplicates(faults: Faults, log: Decisions, order: np.ndarray) -> np
 def _find_missing_steps(faults: Faults, log: Decisions, order: np.ndarray, new: np.ndarray) -> None:
     assert log.step is not None
     ahead = np.concatenate([[0], np.diff(log.step[order])]) if len(order) else order
-    missing = (ahead > 1) & ~new
+    # Of one id, rows that go back or stand still are faults already.
+    missing = ((ahead > 1) if log.has_ids else (ahead != 1)) & ~new
     due = np.zeros(len(log.step), np.int64)
     due[order[1:]] = log.step[order[:-1]] + 1
     steps = log.step
+    if log.has_ids and new.any():  # where most episodes start alike, others have lost their start
+        numbers, counts = np.unique(steps[order[new]], return_counts=True)
+        if 2 * counts.max() > counts.sum():
+            missing |= new & (steps[order] > numbers[np.argmax(counts)])
+            due[order[new]] = numbers[np.argmax(counts)]
     faults.find(
         "missing steps",
         _marked(faults, order[missing]),

@@ -11,6 +11,7 @@ folder with rows.json               `launch.convert`'s: rows stay on disk
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ _KNOWN = (
     "launch.convert (rows.json), .parquet, .jsonl, .json, .dsjson, .npz, .hdf5 and .h5; and .yaml, "
     "which says how one of them is read"
 )
+_LINES_LOOKED_AT = 100  # for one that tells the format
 _COLUMNS, _RULES = Columns(), Rules()
 
 
@@ -139,7 +141,7 @@ def read(
                 None if like is None else dsjson.features(like, on_fault=like_rules.on_fault),
             )
         case "reagent":
-            return reagent.read(path, rules or reagent.RULES, spec, time_limit)
+            return reagent.read(path, chosen, spec, time_limit)
     return event_log.read_jsonl(path, columns or _COLUMNS, chosen, spec)
 
 
@@ -226,12 +228,14 @@ def _has_episodes(path: pathlib.Path) -> bool:
 
 
 def _kind_of_json(path: pathlib.Path) -> str:
-    """By the keys of the first object."""
-    first = next((line for _, line in tables.lines(path) if line.strip()), "")
-    try:
-        keys = set(json.loads(first))
-    except (ValueError, TypeError):
-        return "log"  # whose reader says what is wrong
+    """By the keys of the first object; lines above it may be damaged."""
+    keys: set[str] = set()
+    for _, line in itertools.islice(tables.lines(path), _LINES_LOOKED_AT):
+        try:
+            keys = set(json.loads(line))
+            break
+        except (ValueError, TypeError, RecursionError):
+            continue  # if faults are refused, its reader says what is wrong
     if keys & {dsjson.MARK, "_outcomes", "_labelIndex"}:
         return "dsjson"
     return "reagent" if reagent.MARKS <= keys else "log"

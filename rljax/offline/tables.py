@@ -49,14 +49,16 @@ def lines(path: str | os.PathLike[str]) -> Iterable[tuple[int, str]]:
 
 def objects(
     path: str | os.PathLike[str], on_fault: OnFault = OnFault.REFUSE
-) -> tuple[list[tuple[int, dict[str, Any]]], collections.Counter[str]]:
-    """The objects of a file of JSON lines with their lines; and how many lines were dropped.
+) -> tuple[list[tuple[int, dict[str, Any]]], collections.Counter[str], tuple[int, ...]]:
+    """The objects of a file of JSON lines with their lines; how many lines were dropped, and where.
+
+    The last are numbers of objects, from 0, above which a line was dropped.
 
     Raises:
         ValueError: a line is no JSON object, the last one perhaps cut short, and faults are
             refused; or the file cannot be read, or has no line.
     """
-    found, counts = [], collections.Counter()
+    found, counts, unread = [], collections.Counter(), []
     for number, line in lines(path):
         if not line.strip():
             continue
@@ -71,18 +73,21 @@ def objects(
                 raise ValueError(f"{path}, line {number}: {_start(line)!r} {told}.") from None
             counts["fault/no JSON object"] += 1
             counts["rows_dropped"] += 1
+            unread.append(len(found))
         else:
             found.append((number, read))
     if not found:
         raise ValueError(f"{path} holds no JSON object; one a line would be right.")
-    return found, counts
+    return found, counts, tuple(unread)
 
 
-def of_objects(file: str, found: list[tuple[int, dict[str, Any]]]) -> Table:
+def of_objects(
+    file: str, found: list[tuple[int, dict[str, Any]]], unread: tuple[int, ...] = ()
+) -> Table:
     """A table of objects: its columns are all of their keys, None where one lacks it."""
     names = dict.fromkeys(name for _, row in found for name in row)
     columns = {name: [row.get(name) for _, row in found] for name in names}
-    return Table(file, columns, np.array([number for number, _ in found]))
+    return Table(file, columns, np.array([number for number, _ in found]), unread=unread)
 
 
 def repeated(name: str, cells: Sequence[Any]) -> Found:
@@ -182,8 +187,10 @@ def _cells(column: Any) -> Any:
     plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     if plain and not column.null_count:
         return column.to_numpy()
-    if pa.types.is_timestamp(kind) and not column.null_count:
-        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() / 1e6
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)  # finer ones need pandas
+        if not column.null_count:
+            return column.cast(pa.int64()).to_numpy() / 1e6
     listed = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if any(test(kind) for test in listed) and not column.null_count and len(column):
         return _matrix(column)

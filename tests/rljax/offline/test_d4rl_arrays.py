@@ -95,7 +95,7 @@ def test_episode_lengths_cut(save):
         d4rl_arrays.read(save(arrays))
     made = d4rl_arrays.read(save(arrays), rules=ENDED).dataset
     assert told(made) == [([0, 1, 1], [0, 1], True), ([2, 10, 11, 12, 12], [2, 3, 4, 5], True)]
-    with pytest.raises(ValueError, match="add to 7, and there are 6 rows"):
+    with pytest.raises(ValueError, match="add to its 6 rows; they add to 7"):
         d4rl_arrays.read(save(arrays | {"episode_lengths": np.array([3, 4])}))
 
 
@@ -126,7 +126,7 @@ def test_a_fault_names_its_row(save, name, row, value, match):
 def test_lengths_and_flags_are_checked(save):
     with pytest.raises(ValueError, match="has 5 actions and 6 rewards"):
         d4rl_arrays.read(save(flat(actions=np.zeros((5, 1)))))
-    with pytest.raises(ValueError, match="its terminals must be booleans"):
+    with pytest.raises(ValueError, match=r"row 1: its terminals is 0.5, neither true nor false"):
         d4rl_arrays.read(save(flat(terminals=np.full(6, 0.5))))
     with pytest.raises(ValueError, match="has the arrays spam; there must be observations"):
         d4rl_arrays.read(save({"spam": np.zeros(3)}))
@@ -243,3 +243,15 @@ def test_mujoco_experts(shared_data):
     clipped, counts, _ = d4rl_arrays.read(path, spec, CUT, clip_actions=True)
     assert counts["actions_clipped"] > 0
     assert abs(clipped.rows.action).max() == 1
+
+
+def test_a_limit_beside_what_tells_the_ends_is_refused(save):
+    with pytest.raises(ValueError, match="has timeouts, which tell where episodes end"):
+        d4rl_arrays.read(save(flat()), time_limit=2)
+
+
+@pytest.mark.parametrize("lengths", [[2.5, 3.5], [np.nan, 6.0], [7, -1]])
+def test_lengths_are_positive_whole_numbers(save, lengths):
+    arrays = flat(timeouts=None, terminals=None, episode_lengths=np.array(lengths))
+    with pytest.raises(ValueError, match="its episode_lengths must be"):
+        d4rl_arrays.read(save(arrays), rules=ENDED)

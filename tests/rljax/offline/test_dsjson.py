@@ -125,3 +125,17 @@ def test_the_real_logs(shared_data):
         dsjson.read(root / "ccb_data.json")
     with pytest.raises(ValueError, match="no decision log"):
         dsjson.read(root / "cb_test256.json")  # VW's plain JSON: its labels have other names
+
+
+def test_a_row_that_is_dropped_adds_no_features_and_no_mask(write_jsonl):
+    wild = copy.deepcopy(ROW)
+    wild["_label_probability"] = 7
+    wild["c"]["_multi"] = [{f"g{n}": 1} for n in range(60)]
+    empty = {**copy.deepcopy(ROW), "c": {}}
+    read = dsjson.read(write_jsonl([ROW, wild, ROW, empty]), Rules(on_fault=OnFault.DROP))
+    alone = dsjson.read(write_jsonl([ROW], "alone.jsonl"))
+    assert read.dataset.num_episodes == 2
+    assert (read.dataset.spec.parts, read.dataset.spec.has_mask) == (
+        alone.dataset.spec.parts,
+        False,
+    )

@@ -149,7 +149,13 @@ FAULTS = {
     "NaN": ({"rewards": np.array([0, np.nan, 1])}, "has the reward nan in step 1"),
     "too large": ({"rewards": np.array([0, 1e300, 1])}, "has the reward 1e[+]300 in step 1"),
     "NaN seen": ({"observations": np.full((4, 1), np.nan)}, "not finite in row 0"),
-    "text": ({"rewards": np.array([b"a", b"b", b"c"])}, "is damaged, or holds something else"),
+    "text": ({"rewards": np.array([b"a", b"b", b"c"])}, "one number a step would be right"),
+    "flags of rewards": ({"rewards": np.ones(3, bool)}, "has rewards of bool"),
+    "one reward": ({"rewards": np.float64(1.0)}, r"rewards of float64 of shape \(\)"),
+    "no flag": (
+        {"terminations": np.array([0.0, 0.0, np.nan])},
+        "has terminations that are neither true nor false",
+    ),
     "beyond": ({"actions": np.full((3, 1), 300, np.float32)}, r"the action \[300.0\] in step 0"),
 }
 
@@ -225,3 +231,32 @@ def test_another_task_is_told(write):
     spec = EnvSpec("task", (4,), "float32", Box((-200.0,), (200.0,)))
     with pytest.raises(ValueError, match=r"episode 0 shows \(1,\) where task has observation"):
         minari_source.read(write([episode(0, 1)]), spec)
+
+
+def test_without_spaces_damaged_episodes_are_told_or_dropped_too(write):
+    folder = write([episode(0, 2), episode(5, 2)], observation=None)
+    path = folder / "data" / "main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        del file["episode_0/observations"]
+        file["episode_0/observations/x"] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"main_data\.hdf5, episode_0 is damaged, or holds some"):
+        minari_source.read(folder)
+    assert minari_source.read(folder, on_fault=OnFault.DROP).dataset.num_episodes == 1
+    with h5py.File(path, "a") as file:
+        del file["episode_1"]
+        file["episode_1"] = np.zeros(3)
+    with pytest.raises(ValueError, match="no episode whose observations and actions are arrays"):
+        minari_source.read(folder)
+
+
+def test_the_number_of_episodes_may_be_told_in_any_form(write):
+    path = write([episode(0, 2)]) / "data" / "main_data.hdf5"
+    (path.parent / "metadata.json").unlink()
+    for due, fits in ((1, True), (np.array([1, 2]), False), ("abc", False)):
+        with h5py.File(path, "a") as file:
+            file.attrs["total_episodes"] = due
+        if fits:
+            assert minari_source.read(path).dataset.num_episodes == 1
+        else:
+            with pytest.raises(ValueError, match=r"has 1 of the .* episodes of its metadata"):
+                minari_source.read(path)

@@ -124,3 +124,27 @@ def test_the_real_logs_give_the_reference_estimates(shared_data, policy, campaig
     np.testing.assert_allclose(np.mean(weight * reward), told["ipw"], rtol=1e-5)
     np.testing.assert_allclose(np.mean(reward), told["on_policy_of_log"], rtol=1e-6)
     np.testing.assert_allclose(weight.max(), told["iw_max"], rtol=1e-5)
+
+
+def test_a_quote_takes_no_other_lines_along(campaign):
+    rows = [*ROWS, "", "2,2019-11-24,0,1,1,0.5,b,x,1.0,0.0", '3,2019-11-24,"0,1,0,0.5,b,x,1.0,0.0']
+    rows += ["4,2019-11-24,0,1,0,0.5,b,x,1.0,0.0", '5,2019-11-24,"0,1,0,0.5,b,x,1.0,0.0']
+    folder = campaign(rows)
+    with pytest.raises(ValueError, match=r"men\.csv, line 6: it has 3 cells"):
+        open_bandit.read(folder)
+    read = open_bandit.read(folder, Rules(on_fault=OnFault.DROP))
+    assert (read.dataset.num_episodes, read.counts["rows_dropped"]) == (4, 2)
+    assert read.dataset.spec == open_bandit.read(campaign(ROWS)).dataset.spec  # no "" in it
+
+
+def test_a_wild_cell_a_mark_at_the_start_and_two_columns_of_a_name(campaign):
+    folder = campaign([ROWS[0], '1,"' + 200_000 * "x"])
+    with pytest.raises(ValueError, match=r"men\.csv, line 3: it has 0 cells"):
+        open_bandit.read(folder)
+    log = campaign([*ROWS, ROWS[0]]) / "men.csv"
+    log.write_text("\ufeff" + log.read_text())
+    with pytest.raises(ValueError, match="line 4: the row number 0 is there twice"):
+        open_bandit.read(log.parent)
+    log.write_text(log.read_text().replace("user_feature_1", "user_feature_0", 1))
+    with pytest.raises(ValueError, match="two columns 'user_feature_0'"):
+        open_bandit.read(log.parent)

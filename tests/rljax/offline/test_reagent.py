@@ -140,3 +140,11 @@ def test_a_thinned_out_log_has_steps_missing(shared_data):
     assert made.num_episodes == 8
     assert counts["episodes_dropped"] == 33
     assert made.num_steps == 162 - counts["rows_dropped"]
+
+
+def test_rules_that_say_nothing_of_it_leave_rows_sorted(write_jsonl):
+    path = write_jsonl([row("7", 1, "5", **OVER), row("7", 0), row("8", 0, **OVER)])
+    read = reagent.read(path, Rules(on_fault=OnFault.DROP))
+    assert [len(each.reward) for each in read.dataset.episodes()] == [2, 1]
+    with pytest.raises(ValueError, match="sort=True puts rows in order"):
+        reagent.read(path, Rules(sort=False))

@@ -32,6 +32,9 @@ def test_a_yaml_file_says_how_a_dataset_is_read(tmp_path):
         ("columns: {reward: x}\n", "path is missing"),
         ("- path\n", "must hold fields"),
         ("path: [\n", "does not describe a dataset"),
+        ("path: x\npath: y\n", "it has 'path' twice"),
+        ("path: x\ncolumns: {reward: a, reward: b}\n", "it has 'reward' twice"),
+        ("path: x\nrules: {session_gap: -1}\n", "must be a positive number of seconds"),
     ],
 )
 def test_a_wrong_description_is_told_in_a_sentence(tmp_path, text, told):

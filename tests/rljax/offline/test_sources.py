@@ -79,6 +79,29 @@ def test_json_lines_by_their_keys(write_jsonl, rows_of, shared_data):
     assert sources.open(cartpole, time_limit=200).num_steps == 3925
 
 
+@pytest.mark.parametrize("damaged", ['{"x', "[" * 5_000])
+def test_a_damaged_first_line_does_not_hide_the_format(tmp_path, shared_data, damaged):
+    whole = (shared_data("vw_cb_logs") / "dsjson_cb.json").read_text()
+    path = tmp_path / "a.json"
+    path.write_text(damaged + "\n" + whole)
+    assert sources.open(path, rules=Rules(on_fault=OnFault.DROP)).num_steps == 23
+    with pytest.raises(ValueError, match=r"a\.json, line 1: .* is no JSON object"):
+        sources.open(path)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_times_of_any_unit(tmp_path, unit, missing):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra offline")
+    pq = pytest.importorskip("pyarrow.parquet")
+    numbers = [1_700_000_000 * {"ns": 10**9, "us": 10**6, "s": 1}[unit] + 7, None]
+    times = pa.array([*numbers[:1], numbers[missing]], pa.timestamp(unit, "UTC"))
+    columns = {"state": [[1.0], [2.0]], "action": [0, 1], "reward": [0.0, 1.0], "done": [True] * 2}
+    pq.write_table(pa.table(columns | {"time": times}), tmp_path / "a.parquet")
+    drop = Rules(on_fault=OnFault.DROP)
+    assert sources.open(tmp_path / "a.parquet", rules=drop).num_steps == 2 - missing
+
+
 def test_the_spec_of_the_task_is_kept(write_jsonl, rows_of):
     path = write_jsonl(rows_of("a", 2))
     spec = EnvSpec("Task-v0", (2,), "float32", Discrete(3), max_episode_steps=200)
