@@ -199,12 +199,9 @@ def validate(config: Config) -> None:
 
 def loop(config: Config) -> offline.Config:
     """How CQL is driven: batches of the dataset."""
+    rows, scaled = config.batch_size, config.normalize_reward
     return offline.Config(
-        config.total_updates,
-        config.batch_size,
-        config.discount,
-        config.num_steps,
-        normalize_reward=config.normalize_reward,
+        config.total_updates, rows, config.discount, config.num_steps, normalize_reward=scaled
     )
 
 

@@ -78,6 +78,11 @@ def main(argv: list[str]) -> int:
         raise flags.UsageError("--greedy is for --ope; who plays is told in both modes.")
     if bool(FLAGS.dataset) != FLAGS.ope:
         raise flags.UsageError("--ope and --dataset go together: an evaluation by that log.")
+    alone = ("ope_updates", "ope_dice_updates") if not FLAGS.ope else ("episodes", "video_steps")
+    for name in alone:
+        if FLAGS[name].present:
+            other = "is for --ope" if not FLAGS.ope else "is for playing, without --ope"
+            raise flags.UsageError(f"--{name} {other}.")
     if FLAGS.ope:
         return _by_logs()
 

@@ -185,7 +185,9 @@ def ope_rows(
         logged = reports[agent][0]["logged"]["value"]
         value = statistics.mean(result.values)
         peer = ("log", logged) if value * logged > 0 else (None, None)
-        yield Row(f"ope/{agent}", value, "value", told, *peer, result.values, result.log)
+        known = result.log is not None and np.isfinite(result.log).all()
+        interval = result.log if known else None
+        yield Row(f"ope/{agent}", value, "value", told, *peer, result.values, interval)
     yield from failures
     return results
 
@@ -202,8 +204,9 @@ def by_log(found: Sequence[Mapping[str, Any]]) -> Result:
     """The reports of all seeds of one agent; it is trusted as its least trusted seed is."""
     estimates = [_estimate(report) for report in found]
     values = tuple(float(each["value"]) for each in estimates)
-    lows = [each["value"] if each["low"] is None else each["low"] for each in estimates]
-    highs = [each["value"] if each["high"] is None else each["high"] for each in estimates]
+    # An estimate without an interval may be off by anything.
+    lows = [-math.inf if each["low"] is None else each["low"] for each in estimates]
+    highs = [math.inf if each["high"] is None else each["high"] for each in estimates]
     interval = (statistics.mean(lows), statistics.mean(highs))
     return Result(values, interval, reason(found).partition(":")[0])
 

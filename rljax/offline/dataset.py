@@ -193,7 +193,11 @@ def _rows(spec: EnvSpec, episode: Episode) -> Transition:
         padded(episode.reward, np.float32),
         discount,
         valid,
-        {name: padded(column, np.float32) for name, column in episode.extras.items()},
+        {
+            # As the event logs' readers have it.
+            name: padded(column, np.float64 if name == "log_prob" else np.float32)
+            for name, column in episode.extras.items()
+        },
     )
 
 

@@ -377,7 +377,7 @@ def _check_actions(
 def _extras(
     faults: Faults, table: Table, columns: Columns, decides: np.ndarray, action: ActionSpec
 ) -> dict[str, np.ndarray]:
-    """The logarithm of propensities, and what else the columns name; float32 `[N]`."""
+    """The logarithm of propensities, float64 `[N]`, and what else the columns name, float32."""
     extras = {
         name: cells.numbers(faults, name, require(table, name, "extras"), decides)
         for name in columns.extras
@@ -405,7 +405,11 @@ def _extras(
             "propensity", high, lambda row: f"log_prob is {values[row]}, above that of certainty."
         )
         extras["log_prob"] = values
-    return {name: values.astype(np.float32) for name, values in extras.items()}
+    # Ratios of probabilities are estimated in double precision: theirs are kept in it.
+    return {
+        name: values if name == "log_prob" else values.astype(np.float32)
+        for name, values in extras.items()
+    }
 
 
 def _policies(

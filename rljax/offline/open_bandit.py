@@ -163,7 +163,10 @@ def _vocabulary(logs: list[Table]) -> Vocabulary:
 
 
 def _unknown(name: str, values: list[str]) -> Any:
-    return lambda row: f"{name} is {values[row]!r}, which the vocabulary does not have."
+    return lambda row: (
+        f"{name} is {values[row]!r}, which the log that was learned from does not have: rules "
+        "{on_fault: drop}, in a YAML file beside the data, leave such rows out."
+    )
 
 
 def _csv(path: pathlib.Path) -> Table:

@@ -29,7 +29,7 @@ class Decisions(NamedTuple):
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
     final: np.ndarray  # bool [N]: holds a final observation, and no decision
-    extras: dict[str, np.ndarray]  # float32 [N]
+    extras: dict[str, np.ndarray]  # [N]: log_prob float64, others float32
     unread: tuple[int, ...] = ()  # rows above which the file has a line that cannot be read
 
 
@@ -76,7 +76,8 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
                 _marked(faults, order[1:][back]),
                 lambda row: (
                     f"its {'time' if by_time else 'step'} {key[row]} is before that of the "
-                    "row above of the same episode: sort=True puts rows in order."
+                    "row above of the same episode: rules {sort: true}, in a YAML file beside the "
+                    "data, put rows in order."
                 ),
             )
     if log.step is not None and not by_time:
@@ -93,8 +94,8 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
             "unfinished",
             _marked(faults, last[~_ends(log)[last]]),
             lambda row: (
-                "its episode stops here, neither terminated nor truncated: unfinished="
-                "truncated or terminated says what that means."
+                "its episode stops here, neither terminated nor truncated: rules {unfinished: "
+                "truncated} (or terminated), in a YAML file beside the data, say what that means."
             ),
         )
     return _without_spoiled(faults, Cut(order, starts))

@@ -139,3 +139,19 @@ def test_a_log_of_something_else_is_refused(run, tmp_path):
     assert sources.is_bandit(path)
     with pytest.raises(UsageError, match="shows other observations or asks for other actions"):
         ask(run, path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--ope_updates=7"], "--ope_updates is for --ope."),
+        (["--ope_dice_updates=7"], "--ope_dice_updates is for --ope."),
+        (["--dataset=d", "--ope", "--episodes=3"], "--episodes is for playing, without --ope."),
+        (["--dataset=d", "--ope", "--video_steps=3"], "--video_steps is for playing"),
+    ],
+)
+def test_flags_of_the_other_way_to_evaluate_are_refused(flags, sentence):
+    asked = [sys.executable, "-m", "launch.evaluate", "--workdir=w", *flags]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (answer.returncode, "Traceback" in answer.stderr) == (2, False)
+    assert sentence in answer.stderr

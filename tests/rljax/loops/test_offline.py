@@ -271,6 +271,10 @@ def test_the_scale_of_rewards_makes_returns_span_1000(data):
     alike = dataset.make(SPEC, [episode(7, 1, True), episode(3, 2, False)], "alike.npz")
     with pytest.raises(ValueError, match=r"all 2 episodes of alike\.npz earn 7, .*leave it off"):
         offline.init(agent, alike, CONFIG)
+    asked = dataclasses.replace(CONFIG, normalize_reward=True)
+    offline.check(data, asked)
+    with pytest.raises(ValueError, match="leave it off"):  # before anything is written
+        offline.check(alike, asked)
 
 
 def test_where_nothing_is_seen_nothing_is_learned(data):

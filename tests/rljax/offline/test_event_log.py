@@ -87,7 +87,7 @@ def test_shuffled_rows_give_the_same_dataset(write_jsonl, rows_of):
     )
     np.testing.assert_array_equal(straight.rows.reward, shuffled.rows.reward)
     np.testing.assert_array_equal(straight.starts, [0, 3, 7, 19])  # ids as numbers: 1, 2, 10
-    with pytest.raises(ValueError, match="sort=True puts rows in order"):
+    with pytest.raises(ValueError, match="put rows in order"):
         event_log.read_jsonl(tmp := write_jsonl([rows[i] for i in order], "b.jsonl"))
     assert tmp.exists()
 

@@ -80,7 +80,10 @@ def test_logs_that_are_compared_share_a_vocabulary(campaign):
     assert words == {"user_feature_0": ("a", "b", "c"), "user_feature_1": ("x",)}
     wide = open_bandit.read(second, vocabulary=words).dataset
     np.testing.assert_array_equal(wide.rows.observation.features[0], [0, 0, 1, 0, 0, 1, 1, 0, 2])
-    with pytest.raises(ValueError, match="line 2: user_feature_0 is 'c', which the vocabulary"):
+    with pytest.raises(
+        ValueError,
+        match="line 2: user_feature_0 is 'c', which the log that was learned from does not have",
+    ):
         open_bandit.read(second, vocabulary=open_bandit.vocabulary(first))
 
 

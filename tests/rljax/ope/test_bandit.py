@@ -4,8 +4,6 @@ The reference estimates were computed with the Open Bandit Pipeline's own code o
 (small version of the Open Bandit Dataset, Saito et al. 2021; 10,000 events per log).
 """
 
-import csv
-import gzip
 import json
 import os
 import pathlib
@@ -13,6 +11,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from rljax.offline import open_bandit as reader
 from rljax.ope import bandit, diagnostics, intervals, table, weighted
 from rljax.ope.bandit import Events
 
@@ -134,23 +133,22 @@ def test_probabilities_that_do_not_sum_to_1_are_refused():
 
 
 def open_bandit(campaign, direction):
-    """Events of one log, and the reference; the model is q = (clicks + 1) / (shown + 200)."""
+    """Events of one log as our reader has them; the model is q = (clicks + 1) / (shown + 200)."""
     source, target = direction.split("->")
     file = DATA / source / campaign / f"{campaign}.csv.gz"
     if not file.exists():
         pytest.skip(f"{file.name} of the Open Bandit Dataset is not in RLJAX_DATA")
-    with gzip.open(file, "rt") as rows:
-        columns = ("item_id", "position", "click", "propensity_score")
-        table = [[float(row[name]) for name in columns] for row in csv.DictReader(rows)]
-    item, position, click, propensity = np.array(table).T
-    item, place = item.astype(int), position.astype(int) - 1  # positions count from 1
+    rows = reader.read(file.parent).dataset.rows
+    extras = (rows.extras["position"], rows.extras["log_prob"])
+    item, click, place, log_prob = (x[rows.valid] for x in (rows.action, rows.reward, *extras))
+    item, place, click = item.astype(int), place.astype(int), click.astype(float)
     sampling = np.load(DATA / "reference" / "bts_action_dist.npz")[campaign]
     if target == "random":
         sampling = np.full_like(sampling, 1 / len(sampling))
     clicks, shown = np.bincount(item, click, len(sampling)), np.bincount(item, None, len(sampling))
     q = (clicks + 1) / (shown + 200)
     v = bandit.policy_value(sampling.T[place], np.broadcast_to(q, (len(item), len(q))))
-    ratio = np.log(sampling[item, place]) - np.log(propensity)
+    ratio = np.log(sampling[item, place]) - log_prob
     reference = json.loads((DATA / "reference" / "obp_reference.json").read_text())
     return Events(click, ratio, q[item], v), reference[campaign][direction]
 
