@@ -61,6 +61,7 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     lost = log.stream < 0
     if log.time is not None and (rules.session_gap is not None or (by_time and rules.sort)):
         lost = lost | np.isnan(log.time)
+        faults.counts["rows_dropped"] += int((lost & (log.stream >= 0)).sum())
     if not _is_bandit(log, rules):
         _spoil_beside(faults, log, lost, rules)
     order = np.flatnonzero(~lost & ~faults.alone)

@@ -103,6 +103,7 @@ def test_a_time_that_cannot_be_read_makes_no_boundary(write_jsonl, rows_of, sort
     rules = Rules(OnFault.DROP, sort, session_gap=1800.0, unfinished=Unfinished.TERMINATED)
     read = event_log.read_jsonl(write_jsonl(rows), rules=rules)
     assert lengths(read) == [4]
+    assert read.counts["rows_dropped"] == 8
 
 
 @pytest.mark.parametrize("gap", [0.0, -1.0, float("nan"), float("inf")])
