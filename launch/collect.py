@@ -5,7 +5,7 @@ r"""Write a dataset of episodes by trained or random policies, with the propensi
     python -m launch.collect --env=CartPole-v1 --policy=random --episodes=100 --out=data/random
 
     random          every action alike
-    expert          the kept checkpoint, the best one among them, whose return is the highest
+    expert          the kept checkpoint that earns most in 24 episodes
     medium          the kept checkpoint whose return is nearest to half of the way from random to
                     expert; train with --keep_checkpoints=20, so that there are some
     mixed           a third each of random, medium and expert
@@ -170,11 +170,15 @@ def _trained(step: int | str) -> Actor:
 
 
 def _checkpoints() -> list[Actor]:
-    """All that the workdir keeps, oldest first."""
+    """All that the workdir keeps, oldest first. Raises UsageError where that is nothing."""
+    from launch import experiment
     from rljax import checkpoint
 
+    experiment.load(FLAGS.workdir)
     with checkpoint.Manager(pathlib.Path(FLAGS.workdir) / "checkpoints") as checkpoints:
         steps = checkpoints.steps
+    if not steps:
+        raise flags.UsageError(f"{FLAGS.workdir} holds no whole checkpoint of launch.train.")
     return [_trained(step) for step in steps]
 
 

@@ -80,8 +80,8 @@ def read(
         np.array([number for number, _ in found]),
         "line",
         (
+            *checked,  # first: such rows add no features, so that theirs are too many
             Found("features", unknown, lambda row: "it has a feature or an action too many."),
-            *checked,
             tables.repeated("EventId", [row.get("EventId") for row in rows]),
         ),
     )

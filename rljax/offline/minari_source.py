@@ -266,9 +266,9 @@ def _episode(
             raise KeyError("no group")
         return _read_episode(where, group, layout, clip, counts)
     except (*tables.DAMAGED, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
-        if told.startswith(where):
+        if str(error).startswith(where):
             raise
+        told = " ".join(str(error).split())[:200]
         raise ValueError(f"{where} is damaged, or holds something else: {told}") from None
 
 

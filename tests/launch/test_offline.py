@@ -81,6 +81,18 @@ def test_where_nothing_can_be_written_nothing_is_played(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("policy", ["expert", "medium"])
+def test_who_never_trained_has_nobody_to_play(tmp_path, policy):
+    out = f"--out={tmp_path / 'out'}"
+    workdir = tmp_path / "none"
+    answer = run("collect", f"--workdir={workdir}", f"--policy={policy}", out)
+    refused(answer, "holds no run")
+    assert list(tmp_path.iterdir()) == []
+    workdir.mkdir()
+    (workdir / "config.json").write_text("{}")
+    refused(run("collect", f"--workdir={workdir}", f"--policy={policy}", out), "error: ")
+
+
 def test_a_collection_is_told_and_read_back_from_both_files(data):
     told = json.loads((data / "collection.json").read_text())
     assert (told["episodes"], told["policy"], told["env"]) == (40, "random", "CartPole-v1")

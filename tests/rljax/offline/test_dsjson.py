@@ -132,6 +132,8 @@ def test_a_row_that_is_dropped_adds_no_features_and_no_mask(write_jsonl):
     wild["_label_probability"] = 7
     wild["c"]["_multi"] = [{f"g{n}": 1} for n in range(60)]
     empty = {**copy.deepcopy(ROW), "c": {}}
+    with pytest.raises(ValueError, match="line 2: _label_probability is not what p"):
+        dsjson.read(write_jsonl([ROW, wild]))
     read = dsjson.read(write_jsonl([ROW, wild, ROW, empty]), Rules(on_fault=OnFault.DROP))
     alone = dsjson.read(write_jsonl([ROW], "alone.jsonl"))
     assert read.dataset.num_episodes == 2
