@@ -51,7 +51,7 @@ def read(
     Raises:
         ValueError: it is no such log, or a row cannot be right.
     """
-    found, counts, _ = tables.objects(path, rules.on_fault)
+    found, counts, _ = tables.objects(path, rules.on_fault, last_wins=True)
     _check_format(path, [row for _, row in found])
     skipped = [row.get("_skipLearn") is True for _, row in found]
     found = [each for each, skip in zip(found, skipped, strict=True) if not skip]
@@ -106,7 +106,7 @@ def features(
 
     Raises ValueError where lines are no JSON objects, and those faults are refused.
     """
-    rows = [row for path in paths for _, row in tables.objects(path, on_fault)[0]]
+    rows = [row for path in paths for _, row in tables.objects(path, on_fault, last_wins=True)[0]]
     return _features([_describe(row) for row in rows if row.get("_skipLearn") is not True])
 
 

@@ -48,30 +48,32 @@ def lines(path: str | os.PathLike[str]) -> Iterable[tuple[int, str]]:
 
 
 def objects(
-    path: str | os.PathLike[str], on_fault: OnFault = OnFault.REFUSE
+    path: str | os.PathLike[str], on_fault: OnFault = OnFault.REFUSE, *, last_wins: bool = False
 ) -> tuple[list[tuple[int, dict[str, Any]]], collections.Counter[str], tuple[int, ...]]:
     """The objects of a file of JSON lines with their lines; how many lines were dropped, and where.
 
-    The last are numbers of objects, from 0, above which a line was dropped.
+    The last are numbers of objects, from 0, above which a line was dropped. With `last_wins` an
+    object may have a name twice.
 
     Raises:
-        ValueError: a line is no JSON object, the last one perhaps cut short, and faults are
-            refused; or the file cannot be read, or has no line.
+        ValueError: a line is no JSON object, the last one perhaps cut short, or has a name twice,
+            and faults are refused; or the file cannot be read, or has no line.
     """
     found, counts, unread = [], collections.Counter(), []
     for number, line in lines(path):
         if not line.strip():
             continue
         try:
-            read = json.loads(line)
+            read = json.loads(line, object_pairs_hook=dict if last_wins else _once)
             if not isinstance(read, dict):
                 raise ValueError
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            twice = isinstance(error, _TwiceError)
             if on_fault is OnFault.REFUSE:
-                whole = line.endswith("\n")
-                told = "is no JSON object" if whole else "is no JSON object: the file is cut short"
-                raise ValueError(f"{path}, line {number}: {_start(line)!r} {told}.") from None
-            counts["fault/no JSON object"] += 1
+                cut = "" if line.endswith("\n") else ": the file is cut short"
+                told = str(error) if twice else f"{_start(line)!r} is no JSON object{cut}"
+                raise ValueError(f"{path}, line {number}: {told}.") from None
+            counts["fault/name twice" if twice else "fault/no JSON object"] += 1
             counts["rows_dropped"] += 1
             unread.append(len(found))
         else:
@@ -112,7 +114,8 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
     """
     pq = optional("pyarrow.parquet")
     try:
-        read = pq.read_table(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            read = file.read()  # `read_table` cannot say what is wrong with columns of one name
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}.") from None
     except (OSError, ValueError) as error:  # of pyarrow, ArrowInvalid is a ValueError
@@ -120,6 +123,9 @@ def parquet(path: str | os.PathLike[str]) -> tuple[Table, dict[bytes, bytes]]:
         raise ValueError(f"{path} is no Parquet file, or is cut short: {told}") from None
     if not read.num_rows:
         raise ValueError(f"{path} has no row.")
+    for name, times in collections.Counter(read.column_names).items():
+        if times > 1:
+            raise ValueError(f"{path} has {times} columns {name!r}: each must be there once.")
     columns = {name: _cells(read.column(name)) for name in read.column_names}
     numbers = np.arange(1, read.num_rows + 1)
     return Table(str(path), columns, numbers, "row"), dict(read.schema.metadata or {})
@@ -208,6 +214,18 @@ def _matrix(column: Any) -> Any:
     if not plain or flat.null_count or pc.min(lengths).as_py() != pc.max(lengths).as_py():
         return column.to_pylist()
     return flat.to_numpy().reshape(len(column), -1)
+
+
+class _TwiceError(ValueError):
+    """An object of JSON has a name twice, of which Python's reader would take the last."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        [(name, _)] = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise _TwiceError(f"it has {name!r} twice")
+    return read
 
 
 def _start(line: str) -> str:

@@ -177,6 +177,18 @@ def test_a_line_that_is_no_object_is_told(write_jsonl, rows_of):
         event_log.read_jsonl(path)
 
 
+def test_a_name_that_is_there_twice_is_told(write_jsonl, rows_of):
+    path = write_jsonl(rows_of("a", 2) + rows_of("b", 2) + rows_of("c", 2))
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1][:-1] + ', "reward": 5.0}'
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"line 2: it has 'reward' twice\.$"):
+        event_log.read_jsonl(path)
+    made, counts, _ = event_log.read_jsonl(path, rules=DROP)
+    assert made.num_episodes == 1
+    assert counts["fault/name twice"] == 1
+
+
 def test_compressed_logs_are_read_and_their_cuts_told(tmp_path, write_jsonl, rows_of):
     plain = write_jsonl(rows_of("a", 50)).read_bytes()
     path = tmp_path / "log.jsonl.gz"

@@ -213,6 +213,9 @@ def test_a_parquet_row_that_cannot_be_right_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"row 3: state is .* not a list of 1 numbers"):
         event_log.read_parquet(tmp_path / "b.parquet", schema.Columns(reward="action"))
     assert event_log.read_parquet(tmp_path / "b.parquet", rules=rules).dataset.num_episodes == 1
+    pq.write_table(table.append_column("reward", pa.array([1.0, 1.0, 1.0])), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match=r"c\.parquet has 2 columns 'reward'"):
+        event_log.read_parquet(tmp_path / "c.parquet", rules=rules)
 
 
 def test_times_of_parquet_are_seconds(tmp_path):
