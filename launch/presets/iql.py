@@ -32,8 +32,8 @@ _OURS = {
     "CartPole-v1": _SMALL,
     "Pendulum-v1": dataclasses.replace(_SMALL, anneal_actor_learning_rate=False),
     "HalfCheetah-v4": _MUJOCO,
-    # By 0.99 who runs fast and falls after 450 steps is better than who never falls. Values come
-    # from hundreds of steps ahead: by one step and 0.005 they still rise at 50,000.
+    # By 0.99 who runs fast and falls after 450 steps is worth more than who seldom falls. Values
+    # come from hundreds of steps ahead: by one step and 0.005 they still rise at 50,000.
     "Hopper-v4": dataclasses.replace(
         _MUJOCO, discount=0.997, num_steps=10, target_rate=0.02, normalize_reward=True
     ),
