@@ -141,3 +141,10 @@ def test_a_row_that_is_dropped_adds_no_features_and_no_mask(write_jsonl):
         alone.dataset.spec.parts,
         False,
     )
+
+
+def test_of_a_feature_that_is_there_twice_the_last_counts(write_jsonl):
+    path = write_jsonl([ROW])
+    path.write_text(path.read_text().replace('"age": 30', '"age": 20, "age": 30'))
+    assert dsjson.features(path) == dsjson.features(write_jsonl([ROW], "once.jsonl"))
+    assert dsjson.read(path).dataset.rows.observation.features[0, 0] == 30
