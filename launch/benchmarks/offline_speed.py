@@ -9,6 +9,8 @@ networks have two ReLU layers of 256, all batches 256 rows. Rows, for each agent
     compile/AGENT    s that the first call takes longer than the others; nothing compiled before
     passes/cql       updates/s of CQL with a learned multiplier, beside one that differentiates each
                      of five losses in a pass of its own (`five_pass_cql`), run by the same loop
+    ope/bandit       s that all estimators of 10,000 made-up decisions take, with their intervals by
+                     1,000 resamples; not where --agents are named
 
 Ours is the loop of `launch.train` without its writers: a window is one call of one program. d3rlpy
 draws each batch from its replay buffer and updates once, without its logs and progress bars, on one
@@ -35,6 +37,7 @@ from rljax.config import UsageError, nearest
 from rljax.loops import offline
 from rljax.offline import dataset as datasets
 from rljax.offline.dataset import Dataset, Episode
+from rljax.ope import bandit, table
 from rljax.types import Box, Discrete, EnvSpec, Observation
 
 TAKES = ("repeats", "agents", "peers", "peer_python")
@@ -173,6 +176,8 @@ def _rows(options: Options, sizes: Sizes) -> Iterator[Row]:
             yield Row(f"compile/{agent}", compiling, "s", settings, peer, slow)
         if agent == "cql":
             yield passes(setting, sizes, settings, options.repeats)
+    if not options.agents:
+        yield estimates(options.repeats)
 
 
 def passes(setting: Setting, sizes: Sizes, settings: dict[str, Any], repeats: int) -> Row:
@@ -183,6 +188,23 @@ def passes(setting: Setting, sizes: Sizes, settings: dict[str, Any], repeats: in
     _, slow = ours("cql", five_pass_cql.make, setting, sizes, repeats)
     peer = ("five passes", statistics.median(slow))
     return Row("passes/cql", statistics.median(fast), "updates/s", settings, *peer, fast)
+
+
+def estimates(repeats: int, events: int = 10_000) -> Row:
+    """Off-policy evaluation of a bandit, from densities and a model of the rewards on."""
+    rng = np.random.default_rng(0)
+    clicks = (rng.uniform(size=events) < 0.005).astype(np.float64)
+    q, v = rng.uniform(high=0.01, size=(2, events))
+    logged = bandit.Events(clicks, rng.normal(scale=0.5, size=events), q, v)
+    bootstrap = table.Bootstrap(resamples=1_000)
+    seconds = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        table.evaluate_events(logged, bootstrap=bootstrap)
+        seconds.append(time.perf_counter() - start)
+    _, *others = seconds
+    settings = {"events": events, "resamples": bootstrap.resamples}
+    return Row("ope/bandit", statistics.median(others), "s", settings, samples=tuple(others))
 
 
 def ours(

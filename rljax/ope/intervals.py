@@ -5,7 +5,7 @@ interval is therefore the one-sided 95 % lower bound.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,24 +67,32 @@ def bootstrap_of(
 
     `estimate` maps counts `[R, E]` to estimates `[R]`, NaN where there is none.
     """
+    found = bootstrap_each([estimate], num, confidence=confidence, resamples=resamples, seed=seed)
+    return found[0]
+
+
+def bootstrap_each(
+    estimates: Sequence[Resampled],
+    num: int,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Interval | None]:
+    """`bootstrap_of` each from the same resamples, which are drawn once."""
     tail = _tail(confidence)
     if resamples < 1:
         raise ValueError(f"there must be one resample at least, not {resamples}.")
     if num < 2:
-        return None
+        return [None] * len(estimates)
     rng = np.random.default_rng(seed)
     at_once = max(1, _AT_ONCE // num)
-    values = np.concatenate(
-        [
-            estimate(weighted.resample_counts(num, min(at_once, resamples - first), rng))
-            for first in range(0, resamples, at_once)
-        ]
-    )
-    undefined = np.isnan(values)
-    if undefined.mean() > tail:
-        return None
-    low, high = np.quantile(values[~undefined], [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    values: list[list[np.ndarray]] = [[] for _ in estimates]
+    for first in range(0, resamples, at_once):
+        counts = weighted.resample_counts(num, min(at_once, resamples - first), rng)
+        for each, estimate in zip(values, estimates, strict=True):
+            each.append(estimate(counts))
+    return [_percentiles(np.concatenate(each), tail) for each in values]
 
 
 def student_t(means: WeightedMeans, *, confidence: float = 0.95) -> Interval | None:
@@ -140,6 +148,14 @@ def hoeffding(
     if len(values) < 2:
         return None
     return _around(values, (high - low) * np.sqrt(np.log(1 / tail) / (2 * len(values))))
+
+
+def _percentiles(values: Float[np.ndarray, " R"], tail: float) -> Interval | None:
+    undefined = np.isnan(values)
+    if undefined.mean() > tail:
+        return None
+    low, high = np.quantile(values[~undefined], [tail, 1 - tail])
+    return Interval(float(low), float(high))
 
 
 def _tail(confidence: float) -> float:

@@ -99,7 +99,8 @@ def evaluate(
     caveats = (*caveats, *_skewed(makers, rows))
     if state is not None:
         resampled = functools.partial(marginal.resampled, trajectories, state)
-        rows.append(_row("mis", lambda: (resampled, trajectories.num_episodes), bootstrap))
+        prepare = {"mis": lambda: (resampled, trajectories.num_episodes)}
+        rows += _estimated(prepare, bootstrap, {})
     return _report(trajectories, rows, uncovered, caveats, bootstrap)
 
 
@@ -194,24 +195,34 @@ def _rows(
         return functools.partial(weighted.resampled, means), len(means.value)
 
     notes = {name: "" if name in honest else _BIASED.get(name.split("(")[0], "") for name in makers}
-    return [
-        _row(name, functools.partial(prepared, make), bootstrap, notes[name])
-        for name, make in makers.items()
-    ]
+    prepare = {name: functools.partial(prepared, make) for name, make in makers.items()}
+    return _estimated(prepare, bootstrap, notes)
 
 
-def _row(
-    name: str, prepare: Callable[[], tuple[Resampled, int]], bootstrap: Bootstrap, biased: str = ""
-) -> Estimate:
-    try:
-        resampled, num = prepare()
-        value = float(resampled(np.ones((1, num)))[0])
-    except ValueError as error:
-        return Estimate(name, None, note=str(error))
-    if biased:
-        return Estimate(name, value, note=biased)
-    interval = intervals.bootstrap_of(resampled, num, **bootstrap._asdict())
-    return Estimate(name, value, *(interval or (None, None)))
+def _estimated(
+    prepare: Mapping[str, Callable[[], tuple[Resampled, int]]],
+    bootstrap: Bootstrap,
+    biased: Mapping[str, str],
+) -> list[Estimate]:
+    """All from the same resamples of the same trajectories; none of those that are biased."""
+    rows: dict[str, Estimate] = {}
+    resampled: dict[str, Resampled] = {}
+    num = 0
+    for name, make in prepare.items():
+        try:
+            estimate, num = make()
+            value = float(estimate(np.ones((1, num)))[0])
+        except ValueError as error:
+            rows[name] = Estimate(name, None, note=str(error))
+            continue
+        rows[name] = Estimate(name, value, note=biased.get(name, ""))
+        if not rows[name].note:
+            resampled[name] = estimate
+    found = intervals.bootstrap_each(list(resampled.values()), num, **bootstrap._asdict())
+    for name, interval in zip(resampled, found, strict=True):
+        low, high = interval or (None, None)
+        rows[name] = rows[name]._replace(low=low, high=high)
+    return list(rows.values())
 
 
 def _skewed(

@@ -1,5 +1,6 @@
 """Intervals: formulas by hand, coverage, speed."""
 
+import functools
 import time
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_the_bootstrap_draws_trajectories_and_divides_by_what_it_drew():
     fixed = 40 * weight / weight.sum() * means.value[:, 0]  # obp's way: a different interval
     wrong = np.quantile(fixed[drawn].mean(1), [0.025, 0.975])
     assert np.abs(wrong - found).max() > 0.04
+
+
+def test_estimates_that_share_resamples_have_the_intervals_that_each_has_alone():
+    rng = np.random.default_rng(3)
+    weighted_means = WeightedMeans(rng.normal(size=(5_000, 2)), rng.normal(size=(5_000, 2)))
+    both = [plain(rng.normal(size=5_000)), weighted_means]  # 500 resamples: two chunks of draws
+    estimates = [functools.partial(weighted.resampled, means) for means in both]
+    found = intervals.bootstrap_each(estimates, 5_000, resamples=500, seed=4)
+    assert found == [intervals.bootstrap(means, resamples=500, seed=4) for means in both]
+    assert found[0] != found[1]
+    assert intervals.bootstrap_each(estimates, 1) == [None, None]
+    assert intervals.bootstrap_each([], 5_000) == []
 
 
 def test_seeds_decide_the_bootstrap():
