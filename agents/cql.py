@@ -9,8 +9,10 @@ are of scaled ones. Axes: B rows of a sample, M draws, A dimensions of an action
 
 As in the authors' code, and unlike the paper: the TD error beside the gap is squared without a ½;
 targets hold no entropy unless asked; log Σ exp is a sum over draws, no mean, which moves the gap by
-log 3N and with it what a good `gap_target` is. Departs from that code: where targets are the
-greatest of N draws, these are those of the gap.
+log 3N and with it what a good `gap_target` is. As in CORL, whose forms differ there, the multiplier
+is outside of gap - target, and the greatest of N draws is that of the lesser critic. Departs from
+both: these draws are those of the gap. From CORL's alone, whose second critic has three hidden
+layers whatever it is told and whose policy is never orthogonal: here all are as configured.
 
 With `calibrated`, Cal-QL (Nakamoto et al. 2023, arXiv:2303.05479): the gap pushes no value of what
 the policy does below what the data's actions brought: of its 2N draws, none of the uniform ones.

@@ -203,6 +203,11 @@ def _kind(path: pathlib.Path, columns: Columns | None) -> str:
             return "minari"
         if (path / open_bandit.ITEMS).exists():
             return "open_bandit"
+        if minari_source.data_file(path).with_name("metadata.json").exists():
+            raise ValueError(
+                f"{path} is Minari's, but not its hdf5 format, which alone is read here: have "
+                'Minari write it anew with data_format="hdf5".'
+            )
         raise ValueError(f"The folder {path} is of no known format; known are {_KNOWN}.")
     name = path.name
     for suffix in _COMPRESSED:

@@ -2,7 +2,8 @@
 
 `q` is a model's q(x, a) of the action that was taken and `v` its Σ_a π(a|x) q(x, a). The λ of
 `switch_dr` and `dr_os` leads from the direct method at 0, whose model may be wrong, to doubly
-robust at infinity, whose weights may be large.
+robust at infinity, whose weights may be large. Left out of what the Open Bandit Pipeline has:
+weights by a classifier, and doubly robust estimates with sub-Gaussian ones.
 """
 
 import dataclasses

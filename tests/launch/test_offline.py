@@ -181,14 +181,19 @@ def test_a_policy_needs_no_dataset_any_more_nor_an_env(data, tmp_path):
 def test_a_workdir_stays_with_its_dataset(straight, arguments, tmp_path, data):
     told = json.loads((straight / "dataset.json").read_text())
     copy = tmp_path / "run"
-    answer = run("train", f"--workdir={copy}", *arguments, "--config.total_updates=30")
+    short = ("--config.total_updates=30", "--eval_every=20")
+    answer = run("train", f"--workdir={copy}", *arguments, *short)
     assert answer.returncode == 0, answer.stderr
+    played = [
+        row["step"] for row in jsonl.read(copy / "metrics.jsonl") if "eval/return_mean" in row
+    ]
+    assert played == [20, 30]
     path = copy / "dataset.json"
     path.write_text(json.dumps(told | {"sha256": "0" * 64}))
-    answer = run("train", f"--workdir={copy}", *arguments, "--config.total_updates=30")
+    answer = run("train", f"--workdir={copy}", *arguments, *short)
     refused(answer, "is not what", "give another --workdir")
     path.unlink()  # it has a checkpoint, of which nothing tells what it comes from
-    answer = run("train", f"--workdir={copy}", *arguments, "--config.total_updates=30")
+    answer = run("train", f"--workdir={copy}", *arguments, *short)
     refused(answer, "dataset.json is missing", "give another --workdir")
     assert not path.exists()
 

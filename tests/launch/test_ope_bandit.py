@@ -113,6 +113,23 @@ def test_the_greedy_policy_and_estimated_propensities(run):
         assert abs(row["value"] - truth) < 0.08, row
 
 
+def test_estimated_propensities_that_are_right_weigh_as_the_logged_ones_do(run, monkeypatch):
+    found = trained.load(run)
+    files = [
+        write(run.parent / f"{told}.jsonl", CHANCES, 200, propensities=told)
+        for told in (True, False)
+    ]
+    logged, bare = (sources.open(file, found.agent.spec) for file in files)
+    right = logged.rows.extras["log_prob"]
+    monkeypatch.setattr(propensities, "_cloned_choices", lambda dataset, seed: right)
+    known, estimated = (
+        propensities.of_choices(found.agent, found.policy, data, greedy=False, seed=0)
+        for data in (logged, bare)
+    )
+    np.testing.assert_array_equal(known.log_ratio, estimated.log_ratio)
+    assert (known.propensities, estimated.propensities) == ("logged", "estimated")
+
+
 def test_mass_where_the_log_has_none_is_told(run):
     """Action 2, the policy's favorite in context 0, is never logged; weights tell only in part."""
     few = np.array([[0.6, 0.4, 0.0], [0.5, 0.5, 0.0]])

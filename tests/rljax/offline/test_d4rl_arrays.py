@@ -57,6 +57,24 @@ def test_next_observations_are_what_last_steps_led_to(save):
     np.testing.assert_array_equal(made.rows.action[made.rows.valid], np.float32(flat()["actions"]))
 
 
+def test_a_terminal_row_may_name_the_next_episodes_first_state(save):
+    # as loaders leave it that take the next row for the next state
+    running_on = np.array([[1.0], [2], [10], [11], [12], [13]])
+    for more, rules in (({}, Rules()), ({"timeouts": None}, CUT)):
+        made = d4rl_arrays.read(save(flat(next_observations=running_on, **more)), rules=rules)
+        assert told(made.dataset) == [
+            ([0, 1, 2, 10], [0, 1, 2], True),
+            ([10, 11, 12, 13], [3, 4, 5], False),
+        ]
+        assert (made.dataset.rows.discount[:3] == [1, 1, 0]).all()  # so nobody values the 10
+
+
+def test_a_row_with_both_flags_is_terminal_and_keeps_its_step(save):
+    both = np.array([0, 0, 1, 0, 0, 1], bool)
+    made = d4rl_arrays.read(save(flat(timeouts=both))).dataset
+    assert told(made) == [([0, 1, 2, 2], [0, 1, 2], True), ([10, 11, 12], [3, 4], False)]
+
+
 def test_without_them_a_time_out_gives_up_its_step(save):
     made, counts, _ = d4rl_arrays.read(save(flat()))
     # never the next episode's 10 behind the terminal

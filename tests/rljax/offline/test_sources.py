@@ -162,6 +162,13 @@ def test_an_unknown_format_is_told_with_the_known_ones(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_minari_in_another_format_is_told(tmp_path):
+    (tmp_path / "data" / "0").mkdir(parents=True)
+    (tmp_path / "data" / "metadata.json").write_text('{"data_format": "arrow"}')
+    with pytest.raises(ValueError, match="is Minari's, but not its hdf5 format"):
+        sources.open(tmp_path)
+
+
 def test_nothing_there_is_told(tmp_path):
     with pytest.raises(ValueError, match="There is no dataset at"):
         sources.open(tmp_path / "none.parquet")

@@ -132,6 +132,13 @@ def test_probabilities_that_do_not_sum_to_1_are_refused():
         bandit.policy_value(np.array([[1.5, -0.5], [0.2, 0.8]]), q)
 
 
+def test_columns_of_other_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"log_ratio must have the shape \(3, 1\), not \(2, 1\)"):
+        Events(np.ones(3), np.zeros(2))
+    with pytest.raises(ValueError, match="reward must have the shape"):
+        Events(np.ones((3, 1)), np.zeros((3, 1)))
+
+
 def open_bandit(campaign, direction):
     """Events of one log as our reader has them; the model is q = (clicks + 1) / (shown + 200)."""
     source, target = direction.split("->")
