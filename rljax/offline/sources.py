@@ -205,8 +205,8 @@ def _kind(path: pathlib.Path, columns: Columns | None) -> str:
             return "open_bandit"
         if minari_source.data_file(path).with_name("metadata.json").exists():
             raise ValueError(
-                f"{path} is Minari's, but not its hdf5 format, which alone is read here: have "
-                'Minari write it anew with data_format="hdf5".'
+                f"{path} is Minari's, but has no {minari_source.FILE}: of Minari's formats only "
+                'hdf5 is read, which it writes with data_format="hdf5".'
             )
         raise ValueError(f"The folder {path} is of no known format; known are {_KNOWN}.")
     name = path.name
