@@ -32,7 +32,7 @@ _MUJOCO = dataclasses.replace(  # with one step and no scale it was behind bc on
 _OURS = {
     "Pendulum-v1": _SMALL,
     "HalfCheetah-v4": _MUJOCO,
-    # On logs of one policy, as medium, a weight of 20 is better: docs/benchmarks.md.
+    # Behind bc on medium, a log of one policy, where a weight of 20 was not: docs/benchmarks.md.
     "Hopper-v4": dataclasses.replace(_MUJOCO, total_updates=10_000),
 }
 _LOCOMOTION = Config(normalize_observation=True)
