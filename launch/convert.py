@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         spec = sources.open(sources.EnvSource(FLAGS.env, 1)).spec if FLAGS.env else None
         episodes = steps = 0
         try:
-            with mapped.writing(FLAGS.out) as append:
+            with mapped.writing(FLAGS.out, datasets.feature_hash(paths[0])) as append:
                 for path in paths:  # what a bandit's features mean, the first says
                     for part in datasets.parts(path, spec, paths[0]):
                         append(part)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         except OSError as error:
             raise flags.UsageError(f"nothing was converted: {error}.") from error
     size = sum(file.stat().st_size for file in pathlib.Path(FLAGS.out).iterdir())
-    print(f"{FLAGS.out}: {episodes:,} episodes, {steps:,} steps, {size / 1e9:,.2f} GB")
+    print(f"{FLAGS.out}: {episodes:,} episodes, {steps:,} steps, {size / 1e6:,.1f} MB")
     return 0
 
 

@@ -50,8 +50,8 @@ def loop(experiment: Experiment, inner: offline.Config) -> offline.Config:
     )
 
 
-def describe(source: Any, workdir: pathlib.Path) -> None:
-    """Leaves `dataset.json`, if there is a dataset that is learned from.
+def describe(source: Any, workdir: pathlib.Path, path_of_data: str = "") -> None:
+    """Leaves `dataset.json`, if there is a dataset that is learned from; `path_of_data` is its own.
 
     Raises UsageError where the workdir's run has learned from another, whatever its path says, or
     where nothing tells any more which one it was.
@@ -77,6 +77,7 @@ def describe(source: Any, workdir: pathlib.Path) -> None:
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
         "spec": configs.to_json(source.spec),
+        "features": datasets.feature_hash(path_of_data) if path_of_data else None,
     }
     files.write_text(path, json.dumps(told, indent=2) + "\n")
 
@@ -90,6 +91,14 @@ def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:
             f"{dataset.source} is not what {workdir} has learned from: it had {steps:,} steps with "
             f"the hash {known[:12]}, and has {dataset.num_steps:,} with {found[:12]}; {remedy}."
         )
+
+
+def feature_hash(workdir: str | pathlib.Path) -> str | None:
+    """Of a bandit's log that was learned from; None where `dataset.json` does not tell."""
+    try:
+        return json.loads((pathlib.Path(workdir) / FILE).read_text()).get("features")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def spec(workdir: str | pathlib.Path) -> EnvSpec:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from launch import propensities, trained
+from launch import data, propensities, trained
 from launch.propensities import Ratios
 from launch.trained import Trained
 from rljax import drift, files
@@ -179,15 +179,29 @@ def _opened(run: Trained, path: str) -> Dataset:
     Raises ValueError where it has others. A bandit's log is read with the features of the one that
     the policy was learned from: those of its own may be as many, and mean something else.
     """
-    if not sources.is_bandit(path):
+    features = sources.feature_hash(path)
+    if features is None:
         return sources.open(path, run.agent.spec)
     learned = run.experiment.dataset
-    dataset = sources.open(path, like=learned if learned and sources.is_bandit(learned) else None)
+    there = bool(learned) and pathlib.Path(learned).exists()
+    known = data.feature_hash(run.experiment.workdir)
+    if known is None and there:  # a run of before this was kept
+        known = sources.feature_hash(learned)
+    raw, same, like = sources.is_bandit(path), features == known, None
+    if raw and not same and there and sources.is_bandit(learned):
+        like = learned if sources.feature_hash(learned) == known else None
+    dataset = sources.open(path, like=like) if raw else sources.open(path, run.agent.spec)
     ours, theirs = run.agent.spec, dataset.spec
     if (ours.parts, ours.action, ours.has_mask) != (theirs.parts, theirs.action, theirs.has_mask):
         raise ValueError(
             f"{path} shows other observations or asks for other actions than {ours.name}, which "
             "the policy was learned from."
+        )
+    if not same and like is None:
+        raise ValueError(
+            f"{path} numbers its features by other values than the log did that the policy was "
+            f"learned from: {learned or 'which nothing names'} must be there as it was then, and "
+            "both be logs, not rows of launch.convert's."
         )
     return dataset
 

@@ -66,7 +66,7 @@ def _run(experiment: Experiment, parts: "trained.Run") -> int:
     workdir = pathlib.Path(experiment.workdir).absolute()
     with flags.usage_errors():
         if distributed.is_chief():
-            data.describe(source, workdir)
+            data.describe(source, workdir, experiment.dataset)
         loop = LOOPS[type(loop_config)]
         checkpoints = checkpoint.Manager(workdir / "checkpoints", experiment.keep_checkpoints)
         first_step, state = checkpoints.restore_or(lambda: loop.init(agent, source, loop_config))

@@ -84,10 +84,11 @@ def from_table(
     faults = Faults(table.file, table.numbers, table.unit, rules.on_fault)
     faults.counts.update(counts or {})
     faults.counts["rows"] += len(table.numbers) + (counts or {}).get("rows_dropped", 0)
-    for found in table.found:
-        faults.find(*found)
-    log, spec, versions = _decisions(faults, table, columns, rules, spec)
+    for fault in table.found:
+        faults.find(*fault)
+    log, found, versions = _decisions(faults, table, columns, rules, spec)
     parts = sessions.cut(faults, log, rules)
+    spec = spec or sessions.narrowed(found, log, parts)
     faults.counts["rows_dropped"] += int((faults.alone | (log.stream < 0)).sum())
     made = sessions.join(spec, log, parts, rules, faults, table.file)
     kept = {name: count for name, count in faults.counts.items() if count}
@@ -271,8 +272,7 @@ def _actions(
         values = cells.whole(faults, "action", found, decides)
         wild = decides & (values >= MOST_CHOICES)
         faults.find("action", wild, lambda row: f"the action {values[row]} numbers no choice.")
-        most = int(values[decides & ~faults.spoiled].max(initial=0))
-        return values, Discrete(most + 1)
+        return values, Discrete(int(values[decides & ~faults.spoiled].max(initial=0)) + 1)
     if listed and whole:
         raise ValueError(
             f"{table.file}: its actions are lists of whole numbers, which may be choices or reals: "

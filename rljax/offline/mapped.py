@@ -32,8 +32,12 @@ _VERSION = 1
 
 
 @contextlib.contextmanager
-def writing(folder: str | os.PathLike[str]) -> Iterator[Callable[[Dataset], None]]:
+def writing(
+    folder: str | os.PathLike[str], features: str | None = None
+) -> Iterator[Callable[[Dataset], None]]:
     """Gives `append(part)`; what it was given is a dataset at the end of the block, or nothing is.
+
+    `features` is the `sources.feature_hash` of what is written, kept beside it.
 
     Raises:
         ValueError: the folder exists, nothing was appended, or a part is not as those before it.
@@ -76,6 +80,7 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[Callable[[Dataset], None
             "episodes": len(starts) - 1,
             "rows": starts[-1],
             "arrays": told,
+            "features": features,
         }
         (partial / FILE).write_text(json.dumps(summary, indent=2) + "\n")
         partial.rename(folder)
@@ -104,6 +109,15 @@ def read(folder: str | os.PathLike[str]) -> Dataset:
     if not whole or starts[0] != 0 or (np.diff(starts) < 2).any():  # a step and what it led to
         raise ValueError(f"{folder} is damaged ({_STARTS} does not fit): convert its source again.")
     return Dataset(spec, rows, starts, str(folder))
+
+
+def feature_hash(folder: str | os.PathLike[str]) -> str | None:
+    """What `writing` was told of the features; None for older folders too."""
+    try:
+        told = json.loads((pathlib.Path(folder) / FILE).read_text()).get("features")
+    except (AttributeError, ValueError, OSError):
+        return None  # `read` says what is wrong
+    return told
 
 
 def files(dataset: Dataset) -> list[pathlib.Path]:

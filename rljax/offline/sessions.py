@@ -3,6 +3,7 @@
 A log may hold millions of sessions of a step or two: nothing here loops over rows or episodes.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from rljax.offline.dataset import Dataset
 from rljax.offline.schema import Faults, Rules, Unfinished
-from rljax.types import EnvSpec, Observation, Transition
+from rljax.types import Box, Discrete, EnvSpec, Observation, Transition
 
 
 class Decisions(NamedTuple):
@@ -100,6 +101,17 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
             ),
         )
     return _without_spoiled(faults, Cut(order, starts))
+
+
+def narrowed(spec: EnvSpec, log: Decisions, parts: Cut) -> EnvSpec:
+    """A spec that was found in the log, with actions as wide as those of the rows that are left."""
+    left = log.action[parts.order[~log.final[parts.order]]]
+    if not len(left) or (spec.has_mask and isinstance(spec.action, Discrete)):
+        return spec
+    if isinstance(spec.action, Discrete):
+        return dataclasses.replace(spec, action=Discrete(int(left.max()) + 1))
+    low, high = (tuple(x.tolist()) for x in (left.min(axis=0), left.max(axis=0)))
+    return dataclasses.replace(spec, action=Box(low, high))
 
 
 def join(

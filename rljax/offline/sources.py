@@ -11,6 +11,7 @@ folder with rows.json               `launch.convert`'s: rows stay on disk
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -173,6 +174,26 @@ def is_bandit(path: str | os.PathLike[str]) -> bool:
     Raises ValueError where the format is unknown.
     """
     return _kind(pathlib.Path(path), None) in _BANDITS
+
+
+def feature_hash(path: str | os.PathLike[str]) -> str | None:
+    """A hash of what the features of a bandit's log mean; None where the rows themselves hold them.
+
+    Those of Open Bandit and Vowpal Wabbit are numbered by the values that are in a log, so rows of
+    two logs can be compared where the hashes are equal. Raises ValueError as `open` does.
+    """
+    path = pathlib.Path(path)
+    told = _described(path) if path.suffix in _YAML else schema.Description(str(path))
+    match _kind(path, None):
+        case "mapped":
+            return mapped.feature_hash(told.path)
+        case "open_bandit":
+            words: object = open_bandit.vocabulary(told.path)
+        case "dsjson":
+            words = dsjson.features(told.path, on_fault=(told.rules or _RULES).on_fault)
+        case _:
+            return None
+    return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
 def _tell(path: str | os.PathLike[str], counts: Mapping[str, int]) -> None:

@@ -4,11 +4,12 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from launch import evaluate, propensities, trained
+from launch import convert, data, evaluate, flags, ope, propensities, trained
 from rljax.config import UsageError
 from rljax.offline import sources
 from rljax.ope import table
@@ -156,6 +157,52 @@ def test_a_log_of_something_else_is_refused(run, tmp_path):
     assert sources.is_bandit(path)
     with pytest.raises(UsageError, match="shows other observations or asks for other actions"):
         ask(run, path)
+
+
+def decisions(path, user, count=40):
+    """Two offers alike; all users are the same, but for what the log calls them."""
+    rng, lines = np.random.default_rng(0), []
+    for _ in range(count):
+        chosen = int(rng.integers(2))
+        cost = -float(rng.random() < (0.2, 0.8)[chosen])
+        line = {"_label_cost": cost, "_label_probability": 0.5, "_labelIndex": chosen}
+        line |= {"c": {user: 1, "_multi": [{"x": 1}, {"x": 2}]}, "a": [1, 2], "p": [0.5, 0.5]}
+        lines.append(json.dumps(line | {"_label_Action": chosen + 1}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def learned_from(path, workdir):
+    """All that `--ope` needs to know of a policy to read a log for it."""
+    workdir.mkdir()
+    dataset = sources.open(path)
+    data.describe(dataset, workdir, str(path))
+    experiment = types.SimpleNamespace(dataset=str(path), workdir=str(workdir))
+    agent = types.SimpleNamespace(spec=dataset.spec)
+    return types.SimpleNamespace(experiment=experiment, agent=agent)
+
+
+def test_features_of_another_meaning_are_never_read_as_the_policys(tmp_path):
+    """Renamed ones: as many numbers, of which the policy knows nothing."""
+    logs = {name: decisions(tmp_path / f"{name}.dsjson", f"user={name}") for name in "ab"}
+    for name, log in logs.items():
+        out = f"--out={tmp_path / name}"
+        flags.parse_script(["convert", f"--dataset={log}", out], convert.FLAGS)
+        assert convert.main([]) == 0
+    for learned in (logs["a"], tmp_path / "a"):
+        policy = learned_from(learned, tmp_path / f"run of {learned.name}")
+        for same in (logs["a"], tmp_path / "a"):
+            assert ope._opened(policy, str(same)).num_episodes == 40
+        for other in (logs["b"], tmp_path / "b"):
+            with pytest.raises(ValueError, match=r"feature|numbers its features by other values"):
+                ope._opened(policy, str(other))
+    policy = learned_from(logs["a"], tmp_path / "run")
+    moved = logs["a"].rename(tmp_path / "moved.dsjson")
+    assert ope._opened(policy, str(moved)).num_episodes == 40  # the same, elsewhere
+    decisions(logs["a"], "user=b")  # and where it was lies another
+    for other in (logs["a"], logs["b"]):
+        with pytest.raises(ValueError, match="must be there as it was then"):
+            ope._opened(policy, str(other))
 
 
 @pytest.mark.parametrize(

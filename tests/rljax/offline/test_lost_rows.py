@@ -4,6 +4,7 @@ import pytest
 
 from rljax.offline import event_log
 from rljax.offline.schema import OnFault, Rules, Unfinished
+from rljax.types import Box, Discrete
 
 DROP = Rules(on_fault=OnFault.DROP)
 
@@ -120,6 +121,32 @@ def test_a_row_that_is_dropped_decides_nothing(write_jsonl, rows_of):
     rows = rows_of("a", 2) + rows_of("b", 2)
     rows[0]["state"] = [1.0]
     assert lengths(event_log.read_jsonl(write_jsonl(rows), rules=DROP)) == [2]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (1, {"reward": "x"}),  # of the row itself, or of another of its episode
+        (1, {"propensity": -1.0}),
+        (0, {"state": ["x", 0.0]}),
+        (0, {"step": 7}),
+        (2, {"terminated": False}),
+    ],
+)
+def test_whatever_its_row_was_dropped_for_an_action_makes_the_space_no_wider(
+    write_jsonl, rows_of, fault
+):
+    place, wrong = fault
+    reals = Box((0.0,), (0.5,))
+    for usual, wild, space in (([0, 1, 0], 9, Discrete(2)), ([0.0, 0.5, 0.0], 900.0, reals)):
+        rows = rows_of("bad", 3) + rows_of("good", 3)
+        for row in rows:
+            row["action"] = usual[row["step"]]
+        rows[1]["action"] = wild
+        assert event_log.read_jsonl(write_jsonl(rows)).dataset.spec.action != space
+        rows[place].update(wrong)
+        read = event_log.read_jsonl(write_jsonl(rows), rules=DROP)
+        assert (lengths(read), read.dataset.spec.action) == ([3], space)
 
 
 def test_an_id_is_no_choice(write_jsonl, rows_of):
