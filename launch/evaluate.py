@@ -150,7 +150,8 @@ def _by_logs() -> int:
             table.add_row(row.name, value, interval)
         console.print(f"{workdir}, step {run.step:,}, by {FLAGS.dataset}:")
         console.print(table)
-        console.print(f"trust: {found.verdict.trust}: {'; '.join(found.verdict.reasons)}")
+        reasons = "; ".join(reason.rstrip(".") for reason in found.verdict.reasons)
+        console.print(f"trust: {found.verdict.trust}: {reasons}")
         for note in told["notes"]:
             console.print(f"note: {note}")
         if told["kernel"]:

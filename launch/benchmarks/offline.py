@@ -16,8 +16,9 @@ agent has the same number of updates, --total_steps, or else what its preset for
 
 Then it says which agent to take (`offline_choice`): by playing with --env, else by OPE alone, where
 no policy is named that the log tells nothing of. In runs/offline/DATASET `best.json` names the run;
-its runs stay there, so that an interrupted benchmark goes on, and `results.json` with a Markdown
-report, unless --output is somewhere else. A run that fails is reported, and the others go on.
+its runs stay there, so that an interrupted benchmark trains no run twice, and `results.json` with a
+Markdown report, unless --output is somewhere else. A run that fails is reported, and the others go
+on.
 """
 
 import dataclasses
