@@ -11,6 +11,7 @@ taken as seeds: their interquartile mean (IQM) comes with a bootstrap interval o
 
 import functools
 import pathlib
+import sys
 from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
@@ -18,6 +19,8 @@ from absl import flags as absl_flags
 from launch import flags, process
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from launch.trained import Trained
 
 FLAGS = absl_flags.FlagValues()
@@ -86,7 +89,6 @@ def main(argv: list[str]) -> int:
     if FLAGS.ope:
         return _by_logs()
 
-    from rich.console import Console
     from rich.table import Table
 
     from launch import results, trained
@@ -124,18 +126,24 @@ def main(argv: list[str]) -> int:
                 f"{evaluation.iqm(scores):,.1f}",
                 f"[{low:,.1f}, {high:,.1f}] 95 %",
             )
-    Console(soft_wrap=True).print(table)
+    _console().print(table)
     return 0
+
+
+def _console() -> "Console":
+    """As wide as the terminal; where there is none, so wide that no name is cut."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def _by_logs() -> int:
     """Evaluates every workdir by the episodes of --dataset; prints a table for each."""
-    from rich.console import Console
     from rich.table import Table
 
     from launch import ope, trained
 
-    console = Console(soft_wrap=True)
+    console = _console()
     options = ope.Options(
         FLAGS.greedy, FLAGS.ope_updates, FLAGS.seed, FLAGS.ope_bandwidth, FLAGS.ope_dice_updates
     )

@@ -117,8 +117,8 @@ def _untold_ends(path: str, columns: dict[str, Any], time_limit: int | None) -> 
     if "next_state" not in columns:
         raise ValueError(
             f"{path} tells no time-outs from the middle of episodes: it needs timeouts, "
-            "episode_lengths or next_observations, or say time_limit=..., the steps of the longest "
-            "episode that the task allows."
+            "episode_lengths or next_observations; or say time_limit, the steps of the longest "
+            "episode that the task allows, in a YAML file beside the data."
         )
     led_to, state = columns["next_state"][:-1], columns["state"][1:]
     ends[:-1] = ~np.isclose(led_to, state, rtol=1e-4, atol=1e-6).all(axis=1)
