@@ -94,11 +94,8 @@ def check_same(dataset: Dataset, workdir: pathlib.Path, remedy: str) -> None:
 
 
 def feature_hash(workdir: str | pathlib.Path) -> str | None:
-    """Of a bandit's log that was learned from; None where `dataset.json` does not tell."""
-    try:
-        return json.loads((pathlib.Path(workdir) / FILE).read_text()).get("features")
-    except (AttributeError, ValueError, OSError):
-        return None
+    """Of a bandit's log that was learned from; None in older runs. Raises UsageError as `spec`."""
+    return _told(pathlib.Path(workdir) / FILE, lambda told: dict(told).get("features"))
 
 
 def spec(workdir: str | pathlib.Path) -> EnvSpec:

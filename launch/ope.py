@@ -184,7 +184,7 @@ def _opened(run: Trained, path: str) -> Dataset:
         return sources.open(path, run.agent.spec)
     learned = run.experiment.dataset
     there = bool(learned) and pathlib.Path(learned).exists()
-    known = data.feature_hash(run.experiment.workdir)
+    known = data.feature_hash(run.experiment.workdir) if learned else None
     if known is None and there:  # a run of before this was kept
         known = sources.feature_hash(learned)
     raw, same, like = sources.is_bandit(path), features == known, None
