@@ -197,6 +197,21 @@ def test_features_of_another_meaning_are_never_read_as_the_policys(tmp_path):
             with pytest.raises(ValueError, match=r"feature|numbers its features by other values"):
                 ope._opened(policy, str(other))
     policy = learned_from(logs["a"], tmp_path / "run")
+    both = tmp_path / "both.dsjson"
+    both.write_text(logs["a"].read_text() + logs["b"].read_text())
+    policy = learned_from(both, tmp_path / "run of both")
+    assert ope._opened(policy, str(logs["b"])).spec.parts == policy.agent.spec.parts  # one absent
+    older = learned_from(logs["a"], tmp_path / "older")
+    told = tmp_path / "older" / "dataset.json"
+    without = json.loads(told.read_text())
+    del without["features"]
+    told.write_text(json.dumps(without))
+    assert ope._opened(older, str(tmp_path / "a")).num_episodes == 40
+    with pytest.raises(ValueError, match="numbers its features by other values"):
+        ope._opened(older, str(tmp_path / "b"))
+    told.write_text("{")
+    with pytest.raises(UsageError, match=r"dataset\.json is damaged"):
+        ope._opened(older, str(logs["a"]))
     moved = logs["a"].rename(tmp_path / "moved.dsjson")
     assert ope._opened(policy, str(moved)).num_episodes == 40  # the same, elsewhere
     decisions(logs["a"], "user=b")  # and where it was lies another
