@@ -199,8 +199,8 @@ def test_features_of_another_meaning_are_never_read_as_the_policys(tmp_path):
     policy = learned_from(logs["a"], tmp_path / "run")
     both = tmp_path / "both.dsjson"
     both.write_text(logs["a"].read_text() + logs["b"].read_text())
-    policy = learned_from(both, tmp_path / "run of both")
-    assert ope._opened(policy, str(logs["b"])).spec.parts == policy.agent.spec.parts  # one absent
+    wide = learned_from(both, tmp_path / "run of both")
+    assert ope._opened(wide, str(logs["b"])).spec.parts == wide.agent.spec.parts  # one is absent
     older = learned_from(logs["a"], tmp_path / "older")
     told = tmp_path / "older" / "dataset.json"
     without = json.loads(told.read_text())
