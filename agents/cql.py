@@ -87,6 +87,8 @@ class Config:
     log_std_multiplier: float = 1.0  # ln σ = multiplier · layer + offset; both are learned
     log_std_offset: float = -1.0
     normalize_observation: bool = False  # vectors, by the moments of the dataset
+    reward_multiplier: float = 1.0  # rewards are learned from as multiplier × reward + bias
+    reward_bias: float = 0.0
     normalize_reward: bool = False  # × 1,000 / (best - worst return of the dataset); values too
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
     torso: Torso = Torso.AUTO  # what looks at the observation
@@ -201,10 +203,7 @@ def validate(config: Config) -> None:
 
 def loop(config: Config) -> offline.Config:
     """How CQL is driven: batches of the dataset."""
-    rows, scaled = config.batch_size, config.normalize_reward
-    return offline.Config(
-        config.total_updates, rows, config.discount, config.num_steps, normalize_reward=scaled
-    )
+    return offline.of(config)
 
 
 class Actor(nn.Module):

@@ -59,6 +59,8 @@ class Config:
     huber_threshold: float = 1.0  # TD errors beyond it count linearly
     support_threshold: float = 0.0  # actions below this × the behavior's likeliest are never chosen
     epsilon: float = 0.05  # share of random actions where the choice is not greedy
+    reward_multiplier: float = 1.0  # rewards are learned from as multiplier × reward + bias
+    reward_bias: float = 0.0
     normalize_observation: bool = False  # vectors, by the moments of the dataset
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
     torso: Torso = Torso.AUTO  # what looks at the observation
@@ -134,9 +136,7 @@ def validate(config: Config) -> None:
 
 def loop(config: Config) -> offline.Config:
     """How discrete CQL is driven: batches of the dataset."""
-    return offline.Config(
-        config.total_updates, config.batch_size, config.discount, config.num_steps
-    )
+    return offline.of(config)
 
 
 def make(config: Config, spec: EnvSpec) -> Agent:

@@ -64,6 +64,8 @@ class Config:
     initial_log_std: float = 0.0  # boxes only: ln σ, a free parameter per dimension, in [-1, 1]
     support_threshold: float = 0.0  # choices below this × the behavior's likeliest are never made
     normalize_observation: bool = False  # vectors, by the moments of the dataset
+    reward_multiplier: float = 1.0  # rewards are learned from as multiplier × reward + bias
+    reward_bias: float = 0.0
     normalize_reward: bool = False  # × 1,000 / (best - worst return of the dataset); values too
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
     torso: Torso = Torso.AUTO  # what looks at the observation
@@ -163,13 +165,7 @@ def validate(config: Config) -> None:
 
 def loop(config: Config) -> offline.Config:
     """How IQL is driven: batches of the dataset."""
-    return offline.Config(
-        config.total_updates,
-        config.batch_size,
-        config.discount,
-        config.num_steps,
-        normalize_reward=config.normalize_reward,
-    )
+    return offline.of(config)
 
 
 class Networks(NamedTuple):

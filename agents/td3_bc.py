@@ -48,6 +48,8 @@ class Config:
     target_rate: float = 0.005  # τ: how far targets move, each time that the policy learns
     normalize_observation: bool = False  # vectors, by the moments of the dataset
     observation_clip: float = 10.0  # in deviations, to ± this; with normalize_observation only
+    reward_multiplier: float = 1.0  # rewards are learned from as multiplier × reward + bias
+    reward_bias: float = 0.0
     torso: Torso = Torso.AUTO  # what looks at the observation
     hidden_sizes: tuple[int, ...] = (256, 256)  # of policy and critics each, which share no layer
     activation: Activation = Activation.RELU  # behind every hidden layer
@@ -94,9 +96,7 @@ def validate(config: Config) -> None:
 
 def loop(config: Config) -> offline.Config:
     """How TD3+BC is driven: batches of the dataset."""
-    return offline.Config(
-        config.total_updates, config.batch_size, config.discount, config.num_steps
-    )
+    return offline.of(config)
 
 
 def make(config: Config, spec: EnvSpec) -> Agent:

@@ -145,7 +145,7 @@ def loop(experiment: Experiment, inner: "offline.Config") -> "fine_tuning.Config
         num_devices=experiment.num_devices,
     )
     return fine_tuning.Config(
-        online, asked.dataset_fraction, asked.return_floor, asked.floor_episodes
+        online, asked.dataset_fraction, asked.return_floor, asked.floor_episodes, inner.change
     )
 
 

@@ -9,6 +9,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from launch import d4rl
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -53,15 +55,12 @@ def load(agent: str) -> dict[str, Preset]:
 
 
 def from_datasets(
-    agent: str,
-    ours: Mapping[str, Any],
-    d4rl: Mapping[str, Any],
-    published: Mapping[str, str],
+    agent: str, ours: Mapping[str, Any], of_d4rl: Mapping[str, Any]
 ) -> dict[str, Preset]:
     """Presets of an agent that learns from a dataset: configs by environment, and by D4RL's name.
 
-    `published` are normalized scores that go with D4RL's, where there are some. The environment
-    does not tell which of D4RL's datasets it is: --preset=hopper-medium-v2 asks for one.
+    The environment does not tell which of D4RL's datasets it is: --preset=hopper-medium-v2 asks for
+    one.
     """
     presets = {
         env: dataclasses.replace(
@@ -71,25 +70,17 @@ def from_datasets(
         )
         for env, config in ours.items()
     }
-    for name, config in d4rl.items():
-        env, score = _D4RL_ENVS[name.partition("-")[0]], "not measured"
-        if name in published:
-            score += f"; published: {published[name]}, normalized, on v2 (CORL)"
+    for name, config in of_d4rl.items():
+        score, env = "not measured", d4rl.env(name)
+        if name in d4rl.PUBLISHED:
+            score += f"; published: {d4rl.PUBLISHED[name][agent]}, normalized (CORL)"
+        names = f"--preset={name} --dataset=data/{name}.hdf5" + (f" --env={env}" if env else "")
         presets[name] = Preset(
             config=config,
-            command=f"python -m launch.train --agent={agent} --preset={name} "
-            f"--dataset=data/{name}.hdf5 --env={env} --workdir=runs/{agent}-{name}",
+            command=f"python -m launch.train --agent={agent} {names} --workdir=runs/{agent}-{name}",
             source="CORL's configs",
             hardware="2 CPU cores",
             wall_clock="not measured",
             score=score,
         )
     return presets
-
-
-_D4RL_ENVS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
-D4RL_NAMES = tuple(
-    f"{env}-{level}-v2"
-    for env in _D4RL_ENVS
-    for level in ("medium", "medium-replay", "medium-expert")
-)

@@ -6,16 +6,16 @@ scores of four seeds.
 """
 
 from agents.bc import Config, Loss
-from launch.presets import D4RL_NAMES, from_datasets
+from launch import d4rl
+from launch.presets import from_datasets
 
 _SMALL = Config(total_updates=50_000, hidden_sizes=(128, 128))
-_LOCOMOTION = Config(loss=Loss.SQUARED_ERROR, normalize_observation=True)
+_CORL = Config(loss=Loss.SQUARED_ERROR, normalize_observation=True)
 _OURS = {
     "CartPole-v1": _SMALL,
     "Pendulum-v1": _SMALL,
     "HalfCheetah-v4": Config(total_updates=200_000, normalize_observation=True),
     "Hopper-v4": Config(total_updates=200_000, normalize_observation=True),
 }
-_D4RL = dict.fromkeys(D4RL_NAMES, _LOCOMOTION)
-_PUBLISHED = "42.40 35.66 55.95 53.51 29.81 52.30 63.23 21.80 98.96"
-PRESETS = from_datasets("bc", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True)))
+_D4RL = dict.fromkeys(d4rl.PUBLISHED, _CORL)
+PRESETS = from_datasets("bc", _OURS, _D4RL)

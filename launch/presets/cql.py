@@ -11,7 +11,8 @@ earn.
 import dataclasses
 
 from agents.cql import Config
-from launch.presets import D4RL_NAMES, from_datasets
+from launch import d4rl
+from launch.presets import from_datasets
 
 _SMALL = Config(
     total_updates=30_000,
@@ -36,7 +37,24 @@ _OURS = {
     "Hopper-v4": dataclasses.replace(_MUJOCO, total_updates=10_000),
 }
 _LOCOMOTION = Config(normalize_observation=True)
-_D4RL = dict.fromkeys(D4RL_NAMES, _LOCOMOTION)
-_D4RL["hopper-medium-v2"] = dataclasses.replace(_LOCOMOTION, normalize_reward=True)
-_PUBLISHED = "47.04 45.04 95.63 59.08 95.11 99.26 80.75 73.09 109.56"
-PRESETS = from_datasets("cql", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True)))
+_ANTMAZE = Config(
+    actor_learning_rate=1e-4,
+    conservative_weight=5.0,
+    gap_target=0.8,
+    gap_min=-200.0,
+    max_target_backup=True,
+    reward_multiplier=10.0,
+    reward_bias=-5.0,
+    critic_hidden_sizes=(256,) * 5,
+)
+_D4RL = (
+    dict.fromkeys(d4rl.LOCOMOTION, _LOCOMOTION)
+    | {"hopper-medium-v2": dataclasses.replace(_LOCOMOTION, normalize_reward=True)}
+    | dict.fromkeys(d4rl.ANTMAZE, _ANTMAZE)
+    | dict.fromkeys(d4rl.MAZE2D, dataclasses.replace(_LOCOMOTION, gap_target=5.0))
+    | dict.fromkeys(
+        d4rl.ADROIT,
+        dataclasses.replace(_LOCOMOTION, actor_learning_rate=1e-4, conservative_weight=1.0),
+    )
+)
+PRESETS = from_datasets("cql", _OURS, _D4RL)

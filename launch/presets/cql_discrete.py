@@ -14,4 +14,4 @@ _OURS = {
         hidden_sizes=(128, 128),
     ),
 }
-PRESETS = from_datasets("cql_discrete", _OURS, {}, {})
+PRESETS = from_datasets("cql_discrete", _OURS, {})

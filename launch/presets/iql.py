@@ -11,7 +11,8 @@ CartPole: docs/benchmarks.md.
 import dataclasses
 
 from agents.iql import Config
-from launch.presets import D4RL_NAMES, from_datasets
+from launch import d4rl
+from launch.presets import from_datasets
 
 _SMALL = Config(total_updates=50_000, hidden_sizes=(128, 128))
 _MUJOCO = Config(
@@ -20,6 +21,9 @@ _MUJOCO = Config(
 _LOCOMOTION = Config(normalize_observation=True)
 _HOPPER = dataclasses.replace(
     _LOCOMOTION, deterministic=True, target_rate=0.001, normalize_reward=True
+)
+_ANTMAZE = Config(
+    normalize_observation=True, reward_bias=-1.0, expectile=0.9, inverse_temperature=10.0
 )
 _EXCEPTIONS = {
     "hopper-medium-v2": _HOPPER,
@@ -38,6 +42,10 @@ _OURS = {
         _MUJOCO, discount=0.997, num_steps=10, target_rate=0.02, normalize_reward=True
     ),
 }
-_D4RL = {name: _EXCEPTIONS.get(name, _LOCOMOTION) for name in D4RL_NAMES}
-_PUBLISHED = "48.31 44.46 94.74 67.53 97.43 107.42 80.91 82.15 111.72"
-PRESETS = from_datasets("iql", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True)))
+# Adroit's have dropout in the policy, which is not here.
+_D4RL = (
+    dict.fromkeys((*d4rl.LOCOMOTION, *d4rl.MAZE2D), _LOCOMOTION)
+    | _EXCEPTIONS
+    | dict.fromkeys(d4rl.ANTMAZE, _ANTMAZE)
+)
+PRESETS = from_datasets("iql", _OURS, _D4RL)

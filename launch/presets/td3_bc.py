@@ -5,16 +5,19 @@ of D4RL's datasets, --preset=hopper-medium-v2, are CORL's configs; the published
 last scores of four seeds.
 """
 
+import dataclasses
+
 from agents.td3_bc import Config
-from launch.presets import D4RL_NAMES, from_datasets
+from launch import d4rl
+from launch.presets import from_datasets
 
 _OURS = {
     "Pendulum-v1": Config(total_updates=50_000, normalize_observation=True),
     "HalfCheetah-v4": Config(total_updates=200_000, normalize_observation=True),
     "Hopper-v4": Config(total_updates=200_000, normalize_observation=True),
 }
-_D4RL = dict.fromkeys(D4RL_NAMES, Config(normalize_observation=True))
-_PUBLISHED = "48.10 44.84 90.78 60.37 64.42 101.17 82.71 85.62 110.03"
-PRESETS = from_datasets(
-    "td3_bc", _OURS, _D4RL, dict(zip(D4RL_NAMES, _PUBLISHED.split(), strict=True))
+_CORL = Config(normalize_observation=True)
+_D4RL = dict.fromkeys(d4rl.PUBLISHED, _CORL) | dict.fromkeys(
+    d4rl.ANTMAZE, dataclasses.replace(_CORL, reward_bias=-1.0)
 )
+PRESETS = from_datasets("td3_bc", _OURS, _D4RL)

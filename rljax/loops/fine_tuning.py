@@ -25,6 +25,7 @@ from rljax.loops import iterations, off_policy
 from rljax.loops.episodes import Window
 from rljax.offline import outlook
 from rljax.offline.dataset import Dataset
+from rljax.offline.rewards import Change
 from rljax.replay import base, device, hindsight, memory, mixed
 from rljax.replay.base import Buffer
 from rljax.rollout import RolloutState
@@ -41,6 +42,7 @@ class Config:
     dataset_fraction: float = 0.5  # of the rows of a batch
     return_floor: float | None = None  # ends the run where `floor_episodes` have a lower mean
     floor_episodes: int = 20
+    change: Change = dataclasses.field(default_factory=Change)  # of rewards that are learned from
 
     @property
     def rows(self) -> int:
@@ -94,6 +96,7 @@ def _check_config(source: Source, config: Config) -> None:
     mixed.num_held(config.dataset_fraction, online.replay.batch_size)
     if online.replay.prioritized:
         raise ValueError("a replay that is mixed with a dataset has no priorities.")
+    config.change.check()
     if config.floor_episodes < 1:
         raise ValueError(f"floor_episodes must be at least 1, not {config.floor_episodes}.")
     if not data.num_steps:
@@ -131,7 +134,7 @@ def run(
     if config.return_floor is not None:
         online = dataclasses.replace(online, iterations_per_call=1)
     replay = online.replay
-    data = outlook.add(source.dataset, agent.stores, replay.discount)
+    data = outlook.add(config.change.of_dataset(source.dataset), agent.stores, replay.discount)
     held = mixed.hold(data.rows)
     buffer = mixed.make(
         _replay(agent, config), held, replay.batch_size, replay.num_steps, replay.discount
@@ -223,7 +226,7 @@ def _replay(agent: Agent, config: Config) -> Buffer:
     others = replay.batch_size - mixed.num_held(config.dataset_fraction, replay.batch_size)
     sizes = (replay.capacity, online.num_envs, others)
     buffer = device.make(*sizes, replay.discount, replay.num_steps)
-    if outlook.RETURN_TO_GO not in agent.stores:
-        return buffer
-    lookback = agent.spec.max_episode_steps or _LOOKBACK
-    return hindsight.completing(buffer, replay.discount, lookback)
+    if outlook.RETURN_TO_GO in agent.stores:
+        lookback = agent.spec.max_episode_steps or _LOOKBACK
+        buffer = hindsight.completing(buffer, replay.discount, lookback)
+    return config.change.of_buffer(buffer)

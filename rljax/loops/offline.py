@@ -30,6 +30,7 @@ from rljax.loops.on_policy import keys
 from rljax.offline import dataset as datasets
 from rljax.offline import outlook
 from rljax.offline.dataset import Dataset
+from rljax.offline.rewards import Change
 from rljax.replay import memory, ring
 from rljax.replay.base import Sample
 from rljax.types import Box, Metrics, Transition
@@ -43,6 +44,8 @@ class Config:
     batch_size: int  # rows of an update, drawn with replacement
     discount: float  # γ
     num_steps: int = 1  # n of n-step returns
+    reward_multiplier: float = 1.0  # rewards are learned from as multiplier × reward + bias
+    reward_bias: float = 0.0
     normalize_reward: bool = False  # its agent scales rewards, by what `init` finds
     top_fraction: float = 1.0  # learn from this share of the episodes only, of the highest return
     seed: int = 0
@@ -53,6 +56,11 @@ class Config:
     cadences: tuple[int, ...] = ()  # in updates: calls end where a multiple of one is reached
 
     @property
+    def change(self) -> Change:
+        """Of rewards."""
+        return Change(self.reward_multiplier, self.reward_bias)
+
+    @property
     def rows(self) -> int:
         """Steps of one update."""
         return 1
@@ -61,6 +69,13 @@ class Config:
     def last_step(self) -> int:
         """Where training ends."""
         return self.total_updates
+
+
+def of(config: Any) -> Config:
+    """How an agent is driven whose config has fields of these names."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    named = {field.name for field in dataclasses.fields(config)} & known
+    return Config(**{name: getattr(config, name) for name in named})
 
 
 class State(NamedTuple):
@@ -96,8 +111,9 @@ def check(dataset: Dataset, config: Config) -> None:
         )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
+    config.change.check()
     if config.normalize_reward:
-        _reward_scale(dataset)
+        _reward_scale(config.change.of_dataset(dataset))
 
 
 def init(agent: Agent, dataset: Dataset, config: Config) -> State:
@@ -107,7 +123,8 @@ def init(agent: Agent, dataset: Dataset, config: Config) -> State:
     """
     train = jax.jit(agent.init)(keys(config.seed, -1)[0])
     if getattr(train, "reward_scale", None) is not None:
-        train = train._replace(reward_scale=jnp.float32(_reward_scale(dataset)))
+        changed = config.change.of_dataset(dataset)
+        train = train._replace(reward_scale=jnp.float32(_reward_scale(changed)))
     if getattr(train, "observation", None) is None:
         return State(train)
     steps = datasets.steps(dataset, config.top_fraction)
@@ -140,6 +157,7 @@ def run(
     """
     check(dataset, config)
     mesh = sharding.mesh(config.num_devices)
+    dataset = config.change.of_dataset(dataset)
     steps = datasets.steps(dataset, config.top_fraction)
     row_bytes = outlook.row_bytes(dataset.rows, agent.stores)
     if not _is_streamed(row_bytes * int(np.count_nonzero(steps)), config, mesh):

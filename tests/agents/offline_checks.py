@@ -28,6 +28,7 @@ PARTS = EnvSpec(
     named_parts=(Part("camera", (5, 6, 1), "uint8"), Part("vector", (2,), "float32")),
 )
 SCALE = 0.25  # of rewards
+REWARDS = {"reward_multiplier": 2.0, "reward_bias": -1.0}  # fields of the loop
 MOMENTS = normalizers.Moments(
     jnp.float32(9.0), jnp.array([1.0, -2.0, 0.5]), jnp.array([4.0, 0.25, 1.0])
 )

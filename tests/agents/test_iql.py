@@ -339,7 +339,7 @@ def test_pixels_and_named_parts_are_seen(key):
     checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
-LOOP = ("total_updates", "batch_size", "discount", "num_steps")
+LOOP = ("total_updates", "batch_size", "discount", "num_steps", *checks.REWARDS)
 CHANGES = {
     "total_updates": 5,
     "expectile": 0.9,
@@ -366,8 +366,9 @@ def test_every_field_of_the_config_is_covered():
 
 
 def test_the_loop_gets_its_fields():
-    config = dataclasses.replace(CONFIG, total_updates=7, num_steps=3, discount=0.9)
-    assert [getattr(iql.loop(config), name) for name in LOOP] == [7, B, 0.9, 3]
+    changes = {"total_updates": 7, "discount": 0.9, "num_steps": 3, **checks.REWARDS}
+    found = iql.loop(dataclasses.replace(CONFIG, **changes))
+    assert {name: getattr(found, name) for name in LOOP} == {"batch_size": B, **changes}
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -250,7 +250,7 @@ def test_pixels_and_named_parts_are_seen(key):
     checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
-LOOP = ("total_updates", "batch_size", "discount")
+LOOP = ("total_updates", "batch_size", "discount", *checks.REWARDS)
 CHANGES = {
     "actor_penalty": 0.1,
     "critic_penalty": 0.1,
@@ -273,9 +273,10 @@ def test_every_field_of_the_config_is_covered():
 
 
 def test_the_loop_gets_its_fields():
-    config = dataclasses.replace(CONFIG, total_updates=7, discount=0.9)
-    assert [getattr(rebrac.loop(config), name) for name in LOOP] == [7, B, 0.9]
-    assert rebrac.loop(config).num_steps == 1  # the next action is of the next step
+    changes = {"total_updates": 7, "discount": 0.9, **checks.REWARDS}
+    found = rebrac.loop(dataclasses.replace(CONFIG, **changes))
+    assert {name: getattr(found, name) for name in LOOP} == {"batch_size": B, **changes}
+    assert found.num_steps == 1  # the next action is of the next step
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -1,12 +1,14 @@
 import dataclasses
 import json
+import pathlib
+import re
 import shlex
 
 import pytest
 
 import agents
 from agents import bc, ppo
-from launch import flags, presets
+from launch import d4rl, flags, presets
 from rljax import config, registry
 from rljax.nn.mlp import Activation
 
@@ -78,10 +80,12 @@ COMMON = {
     "target_rate": 0.005,
     "normalize_observation": True,
     "normalize_reward": False,
+    "reward_multiplier": 1.0,
+    "reward_bias": 0.0,
     "hidden_sizes": (256, 256),
     "activation": Activation.RELU,
 }
-# What CORL's configs say of the nine tasks beside that, and of some of them alone.
+# What CORL's configs say beside that, and of some datasets alone.
 D4RL = {
     "bc": {"loss": bc.Loss.SQUARED_ERROR, "top_fraction": 1.0},
     "td3_bc": {
@@ -126,27 +130,69 @@ D4RL = {
     },
 }
 IQL_ON_HOPPER = {"deterministic": True, "target_rate": 0.001, "normalize_reward": True}
-PENALTIES = [  # of ReBRAC, on medium, medium-replay and medium-expert
-    *[(0.001, 0.01), (0.01, 0.001), (0.01, 0.1)],  # of halfcheetah
+PENALTIES = [  # of ReBRAC, as they follow one another in launch/d4rl.py
+    *[(0.001, 0.01), (0.01, 0.001), (0.01, 0.1)],  # halfcheetah
     *[(0.01, 0.01), (0.05, 0.5), (0.1, 0.01)],  # hopper
     *[(0.05, 0.1), (0.05, 0.01), (0.01, 0.01)],  # walker2d
+    *[(0.003, 0.001)] * 3,  # maze2d
+    *[(0.003, 0.002), (0.003, 0.001), (0.001, 0.0005)],  # antmaze to medium-play
+    *[(0.001, 0.0), (0.002, 0.001), (0.002, 0.002)],
+    *[(0.1, 0.5), (0.05, 0.5), (0.01, 0.01)],  # pen
+    *[(0.1, 0.1), (0.01, 0.1), (0.05, 0.01)],  # door
+    *[(0.01, 0.5), (0.1, 0.5), (0.01, 0.01)],  # hammer
+    *[(0.1, 0.01), (0.1, 0.01), (0.05, 0.01)],  # relocate
 ]
+REBRAC_ELSEWHERE = {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4}
+CQL_ON_ANTMAZE = {
+    "actor_learning_rate": 1e-4,
+    "conservative_weight": 5.0,
+    "gap_target": 0.8,
+    "gap_min": -200.0,
+    "max_target_backup": True,
+    "normalize_observation": False,
+    "reward_multiplier": 10.0,
+    "reward_bias": -5.0,
+    "critic_hidden_sizes": (256,) * 5,
+}
 ALONE = {
     ("iql", "hopper-medium-v2"): IQL_ON_HOPPER,
     ("iql", "hopper-medium-replay-v2"): IQL_ON_HOPPER,
     ("iql", "hopper-medium-expert-v2"): {"expectile": 0.5, "inverse_temperature": 6.0},
     ("cql", "hopper-medium-v2"): {"normalize_reward": True},
-} | {
-    ("rebrac", name): {"actor_penalty": actor, "critic_penalty": critic}
-    for name, (actor, critic) in zip(presets.D4RL_NAMES, PENALTIES, strict=True)
 }
+OF_TASK = {
+    ("td3_bc", "antmaze"): {"reward_bias": -1.0},
+    ("iql", "antmaze"): {"reward_bias": -1.0, "expectile": 0.9, "inverse_temperature": 10.0},
+    ("cql", "antmaze"): CQL_ON_ANTMAZE,
+    ("cql", "maze2d"): {"gap_target": 5.0},
+    ("rebrac", "maze2d"): REBRAC_ELSEWHERE,
+    ("rebrac", "antmaze"): REBRAC_ELSEWHERE
+    | {"discount": 0.999, "critic_learning_rate": 5e-5, "reward_multiplier": 100.0},
+}
+for task in ("pen", "door", "hammer", "relocate"):
+    OF_TASK["cql", task] = {"actor_learning_rate": 1e-4, "conservative_weight": 1.0}
+    OF_TASK["rebrac", task] = REBRAC_ELSEWHERE
 
 
 @pytest.mark.parametrize("agent", D4RL)
 def test_presets_of_d4rl_are_the_published_configs(agent):
-    for name in presets.D4RL_NAMES:
-        found = presets.load(agent)[name].config
-        fields = {field.name for field in dataclasses.fields(found)}
-        due = {key: value for key, value in COMMON.items() if key in fields}
-        due |= D4RL[agent] | ALONE.get((agent, name), {})
-        assert {key: getattr(found, key) for key in due} == due, name
+    found = presets.load(agent)
+    unlike = set(d4rl.ADROIT) if agent == "iql" else set()  # which has dropout there
+    assert set(d4rl.PUBLISHED) - set(found) == unlike
+    for name, penalties in zip(d4rl.PUBLISHED, PENALTIES, strict=True):
+        if name in unlike:
+            continue
+        config = found[name].config
+        fields = {field.name for field in dataclasses.fields(config)}
+        due = {key: value for key, value in COMMON.items() if key in fields} | D4RL[agent]
+        due |= OF_TASK.get((agent, name.partition("-")[0]), {}) | ALONE.get((agent, name), {})
+        if agent == "rebrac":
+            due |= dict(zip(("actor_penalty", "critic_penalty"), penalties, strict=True))
+        assert {key: getattr(config, key) for key in due} == due, name
+
+
+def test_published_scores_are_those_of_the_documentation():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| `(\S+-v[12])` \|(.*)\|$", text, re.MULTILINE)
+    means = {name: [cell.split()[0] for cell in cells.split("|")] for name, cells in rows}
+    assert means == {name: list(scores.values()) for name, scores in d4rl.PUBLISHED.items()}

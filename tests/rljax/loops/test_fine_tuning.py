@@ -15,6 +15,7 @@ from rljax.agent import AXIS, Agent
 from rljax.loops import fine_tuning, iterations, off_policy
 from rljax.offline import dataset as datasets
 from rljax.offline.outlook import RETURN_TO_GO
+from rljax.offline.rewards import Change
 from rljax.replay import memory, mixed, ring
 from rljax.types import Box, EnvSpec, Episodes, Observation
 
@@ -123,6 +124,21 @@ def test_collected_rows_get_their_returns_to_go_and_the_datasets_have_them():
     left = np.log1p(-0.1 * rows.extras[RETURN_TO_GO][known]) / np.log(0.9)
     np.testing.assert_allclose(left, np.round(left), atol=1e-2)
     assert left.max() > 10
+
+
+def test_rewards_are_changed_and_returns_of_episodes_are_not():
+    config = dataclasses.replace(CONFIG, change=Change(2.0, -5.0))  # 1 a step: -3
+    _, plain, plain_metrics = straight()[-1]
+    _, state, metrics = train(config, stores=(RETURN_TO_GO,))[-1]
+    rows, valid = state.replay.rows, plain.replay.rows.valid
+    np.testing.assert_array_equal(rows.reward, np.where(valid, -3.0, 0.0))
+    assert metrics["episode/return_mean"] == plain_metrics["episode/return_mean"]
+    for_one = plain.replay.rows.extras[RETURN_TO_GO]
+    known = np.isfinite(for_one) & valid
+    np.testing.assert_allclose(rows.extras[RETURN_TO_GO][known], -3 * for_one[known], rtol=1e-5)
+    # Of a batch both kinds have it: Σ over draws of the same order, of rewards that are all 1.
+    np.testing.assert_allclose(state.train.seen[1], -3 * plain.train.seen[1], rtol=1e-5)
+    np.testing.assert_array_equal(state.train.seen[0], plain.train.seen[0])
 
 
 def test_the_state_holds_no_dataset():

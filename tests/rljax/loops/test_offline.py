@@ -277,6 +277,42 @@ def test_the_scale_of_rewards_makes_returns_span_1000(data):
         offline.check(alike, asked)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_rewards_are_changed_before_anything_is_learned_from_them(data, streamed):
+    reward = np.where(data.rows.valid, 2 * data.rows.reward - 3, 0).astype(np.float32)
+    already = dataclasses.replace(data, rows=data.rows._replace(reward=reward))
+    sizes = {"num_steps": 3, "streamed": streamed}
+    change = {"reward_multiplier": 2.0, "reward_bias": -3.0}
+    wanted, found = trained(already, **sizes)[1], trained(data, **sizes, **change)[1]
+    jax.tree.map(np.testing.assert_array_equal, wanted, found)
+    assert not np.array_equal(found.train.seen, trained(data, **sizes)[1].train.seen)
+    with pytest.raises(ValueError, match="finite and not 0"):
+        offline.check(data, dataclasses.replace(CONFIG, reward_multiplier=0.0))
+
+
+def test_the_scale_of_rewards_is_of_changed_ones(data):
+    class Scaled(NamedTuple):
+        reward_scale: Any
+
+    agent = agent_of()._replace(init=lambda key: Scaled(jnp.float32(1.0)))
+    changed = dataclasses.replace(CONFIG, reward_multiplier=2.0, reward_bias=-3.0)
+    state = offline.init(agent, data, changed).train
+    assert state.reward_scale == pytest.approx(1_000 / (205 - -3))  # 6 - 9, 20 - 3, 220 - 15
+
+
+def test_a_loop_takes_what_an_agents_config_names():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        total_updates: int = 5
+        batch_size: int = 2
+        discount: float = 0.7
+        reward_bias: float = -1.0
+        another: str = "of the agent alone"
+
+    expected = offline.Config(5, 2, 0.7, reward_bias=-1.0)
+    assert offline.of(Config()) == expected
+
+
 def test_where_nothing_is_seen_nothing_is_learned(data):
     blind = dataclasses.replace(data, spec=dataclasses.replace(SPEC, observation_shape=(0,)))
     with pytest.raises(ValueError, match="has observations without a number"):
