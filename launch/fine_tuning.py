@@ -32,7 +32,8 @@ AGENTS: dict[str, dict[str, Any]] = {
     "cql_discrete": {},
     "td3_bc": {},
 }
-_FIXED = ("activation", "cloning_updates")  # that fit in shape, and would break it or do nothing
+# They fit in shape, and would break it or do nothing.
+_FIXED = ("activation", "cloning_updates", "reward_multiplier", "reward_bias")
 FLAGS: dict[str, tuple[Any, str, int | None]] = {  # name -> type, help, minimum; unset by default
     "init_from": (
         str,
