@@ -14,9 +14,6 @@ is outside of gap - target, and the greatest of N draws is that of the lesser cr
 both: these draws are those of the gap. From CORL's alone, whose second critic has three hidden
 layers whatever it is told and whose policy is never orthogonal: here all are as configured.
 
-With `actor_average_rate` < 1 an average of the policy's weights acts, which learning does not ask
-(Nikishin et al. 2018, "Improving stability in deep RL with weight averaging").
-
 With `calibrated`, Cal-QL (Nakamoto et al. 2023, arXiv:2303.05479): the gap pushes no value of what
 the policy does below what the data's actions brought: of its 2N draws, none of the uniform ones.
 """
@@ -58,6 +55,7 @@ from rljax.replay.base import Sample
 from rljax.types import Box, EnvSpec, Metrics, Observation, Scalar
 
 _HEAD_GAIN = 0.01  # of the policy's last layer
+_EDGE = 1 - 1e-5  # the policy's density is not finite at ±1, where actions of datasets often lie
 _MAX_MULTIPLIER = 1e6  # of the gap, where it is learned
 
 
@@ -70,7 +68,6 @@ class Config:
     discount: float = 0.99  # γ, in [0, 1]
     num_steps: int = 1  # n of n-step returns
     actor_learning_rate: float = 3e-5  # of Adam, for policy and temperature: less than the critics'
-    actor_average_rate: float = 1.0  # less: a running average acts, which the policy moves by this
     critic_learning_rate: float = 3e-4  # for critics and the gap's multiplier
     adam_epsilon: float = 1e-8  # ε of Adam, added to √v̂ (Kingma & Ba 2015, algorithm 1)
     target_rate: float = 0.005  # τ: how far the targets move towards the critics at each update
@@ -130,7 +127,6 @@ class TrainState(NamedTuple):
 
     params: Params
     target: Any  # parameters of the E target critics
-    average: Any  # of the actor's parameters, which acts; None: the last ones do
     opt_state: optax.OptState
     observation: normalizers.Moments | None  # of the dataset; the loop fills them in
     reward_scale: Float[Array, ""] | None  # by its returns; the loop fills it in
@@ -140,8 +136,7 @@ class TrainState(NamedTuple):
     @property
     def policy(self) -> Policy:
         """Parameters and frozen statistics."""
-        actor = self.params.actor if self.average is None else self.average
-        return Policy(actor, self.params.critic, self.observation)
+        return Policy(self.params.actor, self.params.critic, self.observation)
 
 
 def conservative_gap(
@@ -197,9 +192,9 @@ def validate(config: Config) -> None:
     """Raises ValueError, one sentence, for values that cannot work."""
     rates = ("actor_learning_rate", "critic_learning_rate", "adam_epsilon", "target_rate")
     validation.positive(config, "total_updates", "batch_size", "num_steps", "num_draws", *rates)
-    validation.positive(config, "initial_temperature", "observation_clip", "actor_average_rate")
+    validation.positive(config, "initial_temperature", "observation_clip")
     validation.not_negative(config, "conservative_weight", "cloning_updates")
-    validation.fraction(config, "discount", "target_rate", "actor_average_rate")
+    validation.fraction(config, "discount", "target_rate")
     validation.sizes(config, "actor_hidden_sizes", "critic_hidden_sizes")
     low, high = config.gap_min, config.gap_max
     if low is not None and high is not None and low >= high:
@@ -260,6 +255,12 @@ def drawn(normal: Normal, noise: Float[Array, "B M A"]) -> tuple[Array, Array]:
     return TanhNormal(Normal(mean, log_scale), low, high).from_noise(noise)
 
 
+def log_prob_of_data(normal: Normal, unit: Float[Array, "B A"]) -> Float[Array, " B"]:
+    """Log-density of given actions in [-1, 1], which are moved off the edge: finite everywhere."""
+    low, high = jnp.full(unit.shape, -1.0), jnp.full(unit.shape, 1.0)
+    return TanhNormal(normal, low, high).log_prob(jnp.clip(unit, -_EDGE, _EDGE))
+
+
 def terms(
     config: Config, networks: Networks, state: TrainState, params: Params, batch: Sample, key: Array
 ) -> dict[str, Float[Array, " B"]]:
@@ -305,7 +306,7 @@ def terms(
         return soft_value(own_q, own_log_prob[:, 0], temperature)
 
     def by_data() -> Array:
-        return box_policies.squashed_log_prob(policy, unit) - temperature * own_log_prob[:, 0]
+        return log_prob_of_data(policy, unit) - temperature * own_log_prob[:, 0]
 
     cloned = config.cloning_updates
     goal = jax.lax.cond(state.updates < cloned, by_data, by_value) if cloned else by_value()
@@ -342,7 +343,6 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         return TrainState(
             params,
             jax.tree.map(jnp.copy, critic),  # `update`'s state is donated: no two share a buffer
-            jax.tree.map(jnp.copy, actor) if config.actor_average_rate < 1 else None,
             optimizer.init(params),
             unknown,
             jnp.float32(1.0) if config.normalize_reward else None,
@@ -394,7 +394,6 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         )
         state = state._replace(
             params=params,
-            average=optim.averaged(state.average, params.actor, config.actor_average_rate),
             target=optax.incremental_update(params.critic, state.target, config.target_rate),
             opt_state=opt_state,
             updates=state.updates + 1,

@@ -245,7 +245,7 @@ def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_same_run(experiment: Experiment, workdir: pathlib.Path) -> None:
-    differences = configs.diff(_identity(_read(workdir)["experiment"]), identity(experiment))
+    differences = configs.diff(identity(load(workdir)), identity(experiment))
     if differences:
         raise UsageError(
             f"the workdir {experiment.workdir} holds another run: give another, delete this "

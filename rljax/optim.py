@@ -68,8 +68,3 @@ def descended(params: Any, steps: Any, rate: Any) -> Any:
         return jax.tree.map(lambda p, u: p - rate * u, params, steps)
 
     return jax.tree.map(part, rate, params, steps)
-
-
-def averaged(average: Any, params: Any, rate: float) -> Any:
-    """The running average of parameters, moved towards these by `rate`; None stays None."""
-    return None if average is None else optax.incremental_update(params, average, rate)

@@ -137,7 +137,7 @@ def run(
     data = outlook.add(config.change.of_dataset(source.dataset), agent.stores, replay.discount)
     held = mixed.hold(data.rows)
     buffer = mixed.make(
-        _replay(agent, config), held, replay.batch_size, replay.num_steps, replay.discount
+        _replay(agent, config, data), held, replay.batch_size, replay.num_steps, replay.discount
     )
     guard = _Guard(np.asarray(state.recent), config)
     parts = off_policy.Parts(buffer, 0, guard.add)
@@ -219,7 +219,7 @@ def _collecting(agent: Agent) -> Agent:
     return agent._replace(act=act)
 
 
-def _replay(agent: Agent, config: Config) -> Buffer:
+def _replay(agent: Agent, config: Config, data: Dataset) -> Buffer:
     """The replay of what is collected, which gives what the dataset leaves of a batch."""
     online = config.online
     replay = online.replay
@@ -228,5 +228,6 @@ def _replay(agent: Agent, config: Config) -> Buffer:
     buffer = device.make(*sizes, replay.discount, replay.num_steps)
     if outlook.RETURN_TO_GO in agent.stores:
         lookback = agent.spec.max_episode_steps or _LOOKBACK
-        buffer = hindsight.completing(buffer, replay.discount, lookback)
+        least = outlook.least_to_come(data, replay.discount)
+        buffer = hindsight.completing(buffer, replay.discount, lookback, least)
     return config.change.of_buffer(buffer)

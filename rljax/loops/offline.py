@@ -157,20 +157,19 @@ def run(
     """
     check(dataset, config)
     mesh = sharding.mesh(config.num_devices)
-    dataset = config.change.of_dataset(dataset)
     steps = datasets.steps(dataset, config.top_fraction)
     row_bytes = outlook.row_bytes(dataset.rows, agent.stores)
     if not _is_streamed(row_bytes * int(np.count_nonzero(steps)), config, mesh):
         whole = config.top_fraction == 1  # which is no copy
         chosen = dataset if whole else datasets.top(dataset, config.top_fraction)
-        chosen = outlook.add(chosen, agent.stores, config.discount)
+        chosen = outlook.add(config.change.of_dataset(chosen), agent.stores, config.discount)
         advance = _in_memory(agent, chosen, config, mesh)
         return _calls(advance, state, config, mesh, first_step)
     config = dataclasses.replace(config, updates_per_call=_streamable(row_bytes, config, mesh))
     reader = concurrent.futures.ThreadPoolExecutor(1, "rows")
     read_on = set(agent.stores) & set(outlook.OF_NEXT_ROW)  # with each row, not of all at once
     others = [name for name in agent.stores if name not in read_on]
-    dataset = outlook.add(dataset, others, config.discount)
+    dataset = outlook.add(config.change.of_dataset(dataset), others, config.discount)
     source = _Streamed(dataset.rows, np.flatnonzero(steps).astype(np.int32), tuple(read_on))
     advance = _streamed(agent, source, config, mesh, reader)
     return _calls(advance, state, config, mesh, first_step, reader)

@@ -12,11 +12,10 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from rljax.distributions import Normal, TanhNormal
+from rljax.distributions import Normal
 from rljax.nn.mlp import dense
 from rljax.types import Box
 
-_EDGE = 1 - 1e-5
 LOG_STD_RANGE = (-5.0, 2.0)  # of ln σ in units of [-1, 1], as in IQL's own code
 
 
@@ -40,15 +39,6 @@ def stretched(normal: Normal, box: Box) -> Normal:
     _, half = _center_and_half(box)
     log_half = jnp.broadcast_to(np.log(half), normal.log_scale.shape)
     return Normal(from_unit(normal.mean, box), normal.log_scale + log_half)
-
-
-def squashed_log_prob(normal: Normal, unit: Float[Array, "B A"]) -> Float[Array, " B"]:
-    """Log-density of tanh of draws at given actions in [-1, 1], which are moved off the edge.
-
-    At ±1 it is not finite, and there actions of datasets often lie.
-    """
-    low, high = jnp.full(unit.shape, -1.0), jnp.full(unit.shape, 1.0)
-    return TanhNormal(normal, low, high).log_prob(jnp.clip(unit, -_EDGE, _EDGE))
 
 
 class GaussianActor(nn.Module):

@@ -1,6 +1,7 @@
 """What a step of a dataset can tell of the steps behind it, as further columns of its rows."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -68,10 +69,13 @@ def row_bytes(rows: Transition, names: Sequence[str]) -> float:
 def returns_to_go(dataset: Dataset, discount: float) -> Float[np.ndarray, " N"]:
     """Σ_k γ^k r_{t+k} to the end of the episode, float32; 0 in rows that are no step.
 
-    Of an episode that a time limit ended it is what was seen of it, no estimate of the rest.
+    Behind a time limit comes `least_to_come`, so that it bounds the value of the behavior from
+    below there, too.
     """
     reward = np.asarray(dataset.rows.reward, np.float64)
     total = np.zeros(len(reward))
+    ends = dataset.starts[1:] - 1
+    total[ends[dataset.rows.discount[ends - 1] > 0]] = least_to_come(dataset, discount)
     # One position of all episodes after the other, from their ends, the longest episodes first: so
     # those that reach a position are the first so many, and no step is looked at twice.
     last = dataset.starts[1:] - 2
@@ -82,4 +86,14 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float[np.ndarray, " N"]:
     for back, count in enumerate(reaching):
         at = last[:count] - back
         total[at] = reward[at] + discount * total[at + 1]
+    total[ends] = 0
     return total.astype(np.float32)
+
+
+def least_to_come(dataset: Dataset, discount: float) -> float:
+    """What a time limit hides at the least: min(0, least reward) / (1 - γ), for ever or to an end.
+
+    Where γ is 1 it is no bound, but for rewards that are never negative.
+    """
+    least = min(0.0, float(np.min(dataset.rows.reward)))
+    return least / (1 - discount) if discount < 1 else least * math.inf if least else 0.0

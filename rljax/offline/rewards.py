@@ -34,9 +34,10 @@ class Change:
         if self == Change():
             return dataset
         rows = dataset.rows
-        changed = np.where(rows.valid, self.multiplier * rows.reward + self.bias, 0.0)
-        rows = rows._replace(reward=changed.astype(np.float32))
-        return dataclasses.replace(dataset, rows=rows)
+        changed = np.multiply(rows.reward, np.float32(self.multiplier))
+        changed += np.float32(self.bias)
+        changed[~np.asarray(rows.valid)] = 0
+        return dataclasses.replace(dataset, rows=rows._replace(reward=changed))
 
     def of_buffer(self, buffer: Buffer) -> Buffer:
         """The buffer, which changes the rewards of what is added to it."""

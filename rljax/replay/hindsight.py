@@ -22,22 +22,28 @@ from rljax.types import Transition
 UNKNOWN = -math.inf  # as a bound from below it says nothing
 
 
-def completing(buffer: Buffer, discount: float, lookback: int) -> Buffer:
-    """A buffer over a `Ring` whose rows carry `RETURN_TO_GO`, which `add` completes."""
+def completing(buffer: Buffer, discount: float, lookback: int, least: float = 0.0) -> Buffer:
+    """A buffer over a `Ring` whose rows carry `RETURN_TO_GO`, which `add` completes.
+
+    `least` is what comes at the least behind a time limit (`outlook.least_to_come`).
+    """
 
     def add(state: Ring, rows: Transition) -> Ring:
-        return complete(buffer.add(state, rows), rows.reward.shape[0], discount, lookback)
+        return complete(buffer.add(state, rows), rows.reward.shape[0], discount, lookback, least)
 
     return buffer._replace(add=add)
 
 
-def complete(state: Ring, added: int, discount: float, lookback: int) -> Ring:
+def complete(state: Ring, added: int, discount: float, lookback: int, least: float = 0.0) -> Ring:
     """The ring with Σ_k γ^k r_{t+k} in rows of episodes that ended in the `added` newest rows."""
     count = min(ring.length(state), added + lookback)
     place = (state.cursor - count + jnp.arange(count)) % ring.length(state)  # the oldest first
-    reward, valid, before = (
-        x[place] for x in (state.rows.reward, state.rows.valid, state.rows.extras[RETURN_TO_GO])
+    kept = state.rows
+    reward, goes_on, valid, before = (
+        x[place] for x in (kept.reward, kept.discount, kept.valid, kept.extras[RETURN_TO_GO])
     )
+    is_last = valid & ~jnp.roll(valid, -1, axis=0)
+    reward += jnp.where(is_last & (goes_on > 0), discount * least, 0.0)
     to_go = returns.linear_recurrence(
         jnp.where(valid, reward, 0.0), jnp.where(valid, discount, 0.0), reverse=True
     )

@@ -133,38 +133,6 @@ def test_rewards_are_scaled_by_the_number_in_the_state(key):
     checks.rewards_are_scaled(*agents, key)
 
 
-def test_the_average_of_the_policys_weights_acts_and_does_not_learn(key):
-    averaging = make(dataclasses.replace(CONFIG, actor_average_rate=0.25), SPEC)
-    plain, batch = make(CONFIG, SPEC), sample(SPEC, key)
-    state, twin = averaging.init(key), plain.init(key)
-    assert twin.average is None
-    expected = state.params.actor
-    for _ in range(3):
-        state, _, _ = learn(averaging, state, batch, key)
-        twin, _, _ = learn(plain, twin, batch, key)
-        expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, expected, twin.params.actor)
-    jax.tree.map(np.testing.assert_array_equal, state.params, twin.params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.average, expected
-    )
-    assert state.policy.actor is state.average
-    assert twin.policy.actor is twin.params.actor
-    observation = checks.observation_of(SPEC, 5, key)
-    acting = [
-        plain.act(plain.init(key).policy._replace(actor=x), (), observation, key, True)[1]
-        for x in (state.average, twin.params.actor)
-    ]
-    _, action, _ = averaging.act(state.policy, (), observation, key, True)
-    np.testing.assert_array_equal(action, acting[0])
-    assert not np.array_equal(action, acting[1])
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.5])
-def test_a_rate_that_averages_nothing_is_refused(rate):
-    with pytest.raises(ValueError, match=r"config\.actor_average_rate"):
-        cql.validate(dataclasses.replace(CONFIG, actor_average_rate=rate))
-
-
 def test_actions_on_the_edge_of_the_box_leave_everything_finite(key):
     agent = make(dataclasses.replace(CONFIG, cloning_updates=1), SPEC)
     state, batch = agent.init(key), sample(SPEC, key)
@@ -189,13 +157,12 @@ def test_pixels_and_named_parts_are_seen(key):
     checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
-LOOP = ("total_updates", "batch_size", "discount", "num_steps", *checks.REWARDS)
+LOOP = ("total_updates", "batch_size", "discount", "num_steps", "normalize_reward", *checks.REWARDS)
 CHANGES = {
     "actor_learning_rate": 1e-4,
     "critic_learning_rate": 1e-3,
     "adam_epsilon": 1e-2,
     "target_rate": 0.5,
-    "actor_average_rate": 0.5,
     "conservative_weight": 1.0,
     "num_draws": 2,
     "importance_sampling": False,
@@ -224,7 +191,13 @@ def test_every_field_of_the_config_is_covered():
 
 
 def test_the_loop_gets_its_fields():
-    changes = {"total_updates": 7, "discount": 0.9, "num_steps": 3, **checks.REWARDS}
+    changes = {
+        "total_updates": 7,
+        "discount": 0.9,
+        "num_steps": 3,
+        "normalize_reward": True,
+        **checks.REWARDS,
+    }
     found = cql.loop(dataclasses.replace(CONFIG, **changes))
     assert {name: getattr(found, name) for name in LOOP} == {"batch_size": B, **changes}
 

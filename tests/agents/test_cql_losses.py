@@ -11,7 +11,7 @@ import pytest
 from agents import cql
 from rljax import normalizers
 from rljax.distributions import Normal
-from rljax.nn import box_policies, ensemble
+from rljax.nn import ensemble
 from rljax.nn.mlp import MLP
 from tests.agents.offline_checks import SPECS
 from tests.agents.samples import B, sample
@@ -95,7 +95,7 @@ def test_densities_of_actions_on_the_edge_are_finite_and_so_is_their_gradient():
     unit = jnp.array([[1.0, -1.0], [0.3, 0.5]])
 
     def total(mean, log_scale):
-        return box_policies.squashed_log_prob(Normal(mean, log_scale), unit).sum()
+        return cql.log_prob_of_data(Normal(mean, log_scale), unit).sum()
 
     zeros = jnp.zeros((2, 2))
     found = jax.value_and_grad(total, argnums=(0, 1))(zeros, zeros)
@@ -107,7 +107,7 @@ def test_densities_of_actions_on_the_edge_are_finite_and_so_is_their_gradient():
 
 
 def test_the_density_of_data_by_hand():
-    got = box_policies.squashed_log_prob(
+    got = cql.log_prob_of_data(
         Normal(jnp.array([[0.2]]), jnp.array([[np.log(0.5)]], jnp.float32)), jnp.array([[0.6]])
     )
     z = (np.arctanh(0.6) - 0.2) / 0.5

@@ -339,7 +339,7 @@ def test_pixels_and_named_parts_are_seen(key):
     checks.parts_are_seen(make(CONFIG, PARTS), key)
 
 
-LOOP = ("total_updates", "batch_size", "discount", "num_steps", *checks.REWARDS)
+LOOP = ("total_updates", "batch_size", "discount", "num_steps", "normalize_reward", *checks.REWARDS)
 CHANGES = {
     "total_updates": 5,
     "expectile": 0.9,
@@ -366,7 +366,13 @@ def test_every_field_of_the_config_is_covered():
 
 
 def test_the_loop_gets_its_fields():
-    changes = {"total_updates": 7, "discount": 0.9, "num_steps": 3, **checks.REWARDS}
+    changes = {
+        "total_updates": 7,
+        "discount": 0.9,
+        "num_steps": 3,
+        "normalize_reward": True,
+        **checks.REWARDS,
+    }
     found = iql.loop(dataclasses.replace(CONFIG, **changes))
     assert {name: getattr(found, name) for name in LOOP} == {"batch_size": B, **changes}
 

@@ -57,6 +57,19 @@ def test_another_run_is_refused_with_the_difference(experiment):
     assert (workdir / "config.json").read_bytes() == before
 
 
+def test_a_field_that_is_newer_than_the_run_is_no_difference_at_its_default(experiment):
+    path = experiments.open_workdir(experiment) / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["experiment"]["config"]["learning_rate"]
+    path.write_text(json.dumps(stored))
+    config = dataclasses.replace(experiment.config, learning_rate=0.5)
+    with pytest.raises(UsageError, match=r"config\.learning_rate: 0\.\d+ -> 0\.5"):
+        experiments.open_workdir(dataclasses.replace(experiment, config=config))
+    default = type(experiment.config)().learning_rate
+    config = dataclasses.replace(experiment.config, learning_rate=default)
+    experiments.open_workdir(dataclasses.replace(experiment, config=config))
+
+
 def test_checkpoints_without_their_config_are_not_gone_on_with(experiment):
     workdir = experiments.open_workdir(experiment)
     (workdir / "config.json").unlink()

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from agents import iql
 from launch import collect, data, fine_tuning, flags, trained
 from launch import experiment as experiments
 from launch import train as training
@@ -18,6 +19,7 @@ from rljax import checkpoint
 from rljax.config import UsageError
 from rljax.metrics import jsonl
 from rljax.offline.dataset import Dataset
+from rljax.offline.rewards import Change
 from tests.launch.killing import kill_behind_a_checkpoint
 
 ENV = "rljax:cartpole"
@@ -198,6 +200,8 @@ def test_every_flag_reaches_the_loop(origin):
     )
     assert asked.online == Online(str(origin), 0, 10_000, 2, 8, 3, 500, 0.25, -1.5, 7)
     assert (asked.checkpoint_every, asked.source.num_envs, asked.source.seed) == (1_000, 2, 10)
+    inner = dataclasses.replace(iql.loop(asked.config), reward_multiplier=2.0, reward_bias=-1.0)
+    assert fine_tuning.loop(asked, inner).change == Change(2.0, -1.0)
     config = trained.loop_of(asked)
     assert (config.dataset_fraction, config.return_floor, config.floor_episodes) == (0.25, -1.5, 7)
     online = config.online

@@ -263,7 +263,7 @@ def test_the_replay_is_written_in_place_and_the_dataset_is_not_copied():
     big = jax.tree.map(lambda x: np.repeat(x, 5_000, axis=0), found.dataset.rows)
     big = big._replace(extras={RETURN_TO_GO: big.reward})
     held = mixed.hold(big)
-    buffer = mixed.make(fine_tuning._replay(agent, config), held, 8, 1, 0.9)
+    buffer = mixed.make(fine_tuning._replay(agent, config, found.dataset), held, 8, 1, 0.9)
     learn = iterations.learner(agent, buffer, 2)
     collector = off_policy.rollout.in_graph(agent, found.env, 4, 8)
     step = iterations.iteration(agent, collector, learn)

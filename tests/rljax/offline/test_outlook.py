@@ -37,6 +37,23 @@ def test_returns_to_go_by_hand(dataset):
     np.testing.assert_array_equal(first, dataset.returns())
 
 
+def test_returns_to_go_count_on_the_worst_behind_a_time_limit():
+    made = datasets.make(
+        SPEC, [episode([-1, 3], terminated=True), episode([-1, -2], terminated=False)], "two"
+    )
+    # least reward -2, for ever: -2 / (1 - 1/2) = -4 behind the last step of the second
+    np.testing.assert_array_equal(outlook.returns_to_go(made, 0.5), [0.5, 3, 0, -3, -4, 0])
+    assert outlook.least_to_come(made, 0.5) == -4
+    np.testing.assert_array_equal(outlook.returns_to_go(made, 1.0), [2, 3, 0, -np.inf, -np.inf, 0])
+    np.testing.assert_array_equal(outlook.returns_to_go(made, 0.0), made.rows.reward)
+
+
+def test_a_maze_that_was_never_solved_is_worth_a_failure_for_ever():
+    """As in Cal-QL's own code for sparse rewards: r / (1 - γ), at every step."""
+    made = datasets.make(SPEC, [episode([-5, -5, -5], terminated=False)], "maze")
+    np.testing.assert_allclose(outlook.returns_to_go(made, 0.99)[:3], -500, rtol=1e-6)
+
+
 def test_one_long_episode_among_many_short_ones_costs_what_they_cost_alone():
     """In steps; a position of the longest must not look at all episodes."""
 

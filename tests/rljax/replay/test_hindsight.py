@@ -77,3 +77,17 @@ def test_nothing_is_told_of_an_episode_that_was_cut_off():
     state = buffer.add(state, unknown(ending))
     found = np.asarray(state.rows.extras[RETURN_TO_GO])[:9, 0]
     np.testing.assert_allclose(found, [-math.inf] * 6 + [1 + GAMMA, 1, -math.inf], rtol=1e-6)
+
+
+def test_behind_a_time_limit_comes_the_least_there_is():
+    rows = made.make(
+        -np.ones((6, 1)),
+        [[1.0], [1.0], [1.0], [1.0], [0.0], [1.0]],
+        [[True], [True], [False], [True], [True], [False]],
+    )
+    buffer = hindsight.completing(device.make(12, 1, 4, GAMMA), GAMMA, 60, least=-10.0)
+    state = buffer.add(buffer.init(made.row_of(unknown(rows))), unknown(rows))
+    found = np.asarray(state.rows.extras[RETURN_TO_GO])[:6, 0]
+    # -1 for ever is worth -10; the second episode terminates after two steps
+    expected = [-10, -10, -math.inf, -1 - GAMMA, -1, -math.inf]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
