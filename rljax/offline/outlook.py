@@ -1,7 +1,6 @@
 """What a step of a dataset can tell of the steps behind it, as further columns of its rows."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -14,6 +13,7 @@ from rljax.types import Transition
 NEXT_ACTION = "next_action"  # what was done in the next state, `[N, ...]`; zeros where unknown
 KNOWS_NEXT_ACTION = "knows_next_action"  # float32: 0 at the last step of an episode, else 1
 RETURN_TO_GO = "return_to_go"  # float32: `returns_to_go`
+_NOTHING = -1e30  # what a bound from below is that says nothing; finite: sums take 0 × it
 OF_NEXT_ROW = (NEXT_ACTION, KNOWS_NEXT_ACTION)  # what a step and the row behind it tell alone
 
 
@@ -93,7 +93,9 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float[np.ndarray, " N"]:
 def least_to_come(dataset: Dataset, discount: float) -> float:
     """What a time limit hides at the least: min(0, least reward) / (1 - γ), for ever or to an end.
 
-    Where γ is 1 it is no bound, but for rewards that are never negative.
+    Where γ is 1 and rewards can be negative it bounds nothing.
     """
     least = min(0.0, float(np.min(dataset.rows.reward)))
-    return least / (1 - discount) if discount < 1 else least * math.inf if least else 0.0
+    if discount < 1:
+        return least / (1 - discount)
+    return _NOTHING if least else 0.0
