@@ -196,6 +196,7 @@ def validate(config: Config) -> None:
     validation.not_negative(config, "conservative_weight", "cloning_updates")
     validation.fraction(config, "discount", "target_rate")
     validation.sizes(config, "actor_hidden_sizes", "critic_hidden_sizes")
+    offline.of(config).change.check()
     low, high = config.gap_min, config.gap_max
     if low is not None and high is not None and low >= high:
         raise ValueError(f"config.gap_min={low} must be less than config.gap_max={high}.")

@@ -132,6 +132,7 @@ def validate(config: Config) -> None:
     validation.not_negative(config, "conservative_weight")
     validation.fraction(config, "discount", "target_rate", "support_threshold", "epsilon")
     validation.sizes(config, "hidden_sizes")
+    offline.of(config).change.check()
 
 
 def loop(config: Config) -> offline.Config:

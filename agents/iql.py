@@ -159,6 +159,7 @@ def validate(config: Config) -> None:
     validation.not_negative(config, "inverse_temperature")
     validation.fraction(config, "discount", "target_rate", "support_threshold")
     validation.sizes(config, "hidden_sizes")
+    offline.of(config).change.check()
     if not 0 < config.expectile < 1:
         raise ValueError(f"config.expectile must lie in (0, 1), not {config.expectile}.")
 

@@ -92,6 +92,7 @@ def validate(config: Config) -> None:
     validation.not_negative(config, "value_weight", "target_noise", "target_noise_clip")
     validation.fraction(config, "discount", "target_rate")
     validation.sizes(config, "hidden_sizes")
+    offline.of(config).change.check()
 
 
 def loop(config: Config) -> offline.Config:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax import registry
 from rljax.offline import dataset
 from rljax.offline.rewards import Change
 from rljax.replay import device
@@ -57,3 +58,11 @@ def test_rows_change_as_they_come_into_a_replay():
 def test_what_would_leave_nothing_of_rewards_is_refused(change):
     with pytest.raises(ValueError, match=r"config\.reward_multiplier that is finite and not 0"):
         change.check()
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "iql", "cql", "cql_discrete", "rebrac"])
+def test_agents_refuse_it_before_a_dataset_is_opened(name):
+    agent = registry.agent_module(name)
+    agent.validate(agent.Config(reward_multiplier=-2.0, reward_bias=1.0))
+    with pytest.raises(ValueError, match=r"config\.reward_multiplier that is finite and not 0"):
+        agent.validate(agent.Config(reward_multiplier=0.0))
