@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
     for name in ("dataset", "out"):
         if not FLAGS[name].value:
             raise flags.UsageError(f"--{name} is missing; see --help.")
-    paths = sorted(glob.glob(FLAGS.dataset)) or [FLAGS.dataset]
+    paths = [FLAGS.dataset]
+    if not pathlib.Path(FLAGS.dataset).exists():  # brackets may be part of a name
+        paths = sorted(glob.glob(FLAGS.dataset)) or paths
 
     from rljax import sources
     from rljax.offline import mapped

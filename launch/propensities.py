@@ -15,6 +15,7 @@ import numpy as np
 from agents import bc
 from rljax.agent import Agent
 from rljax.loops import offline
+from rljax.nn import torsos
 from rljax.offline.dataset import Dataset
 from rljax.ope import densities, kernels
 from rljax.types import Box, Observation
@@ -164,12 +165,15 @@ def crossed(dataset: Dataset, seed: int, learn: Callable[[Dataset], Columns]) ->
 
 def clone(dataset: Dataset, seed: int, updates: int = 5_000, **settings: Any) -> tuple[Agent, Any]:
     """Who did what was logged, as far as it can be told: an agent and its policy."""
-    config = bc.Config(total_updates=updates, hidden_sizes=(64, 64), **settings)
+    spec = dataset.spec
+    vector = not (torsos.has_pixels(spec) or spec.named_parts)  # whose numbers may be of any size
+    config = bc.Config(
+        total_updates=updates, hidden_sizes=(64, 64), normalize_observation=vector, **settings
+    )
     agent = bc.make(config, dataset.spec)
     loop = dataclasses.replace(bc.loop(config), seed=seed, num_devices=1)
     state = offline.init(agent, dataset, loop)
-    *_, (_, state, _) = offline.run(agent, dataset, state, loop, 0)
-    return agent, state.train.policy
+    return agent, offline.learned(agent, dataset, state, loop).train.policy
 
 
 def _cloned_choices(dataset: Dataset, seed: int) -> np.ndarray:

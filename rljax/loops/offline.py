@@ -12,6 +12,7 @@ killed goes on, bit for bit, as if it had not been.
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import operator
 import time
 from collections.abc import Callable, Iterator
@@ -104,10 +105,22 @@ def check(dataset: Dataset, config: Config) -> None:
             f"dimension {fixed}, always, which leaves nothing to choose: leave it out of the data, "
             "or say with an --env what else it may be."
         )
+    if isinstance(action, Box) and action.bounded:
+        low, high = (np.array(x, np.float64) for x in (action.low, action.high))
+        if (high - low > np.finfo(np.float32).max).any():
+            raise ValueError(
+                f"{dataset.source or 'the dataset'} has actions from {low.min():g} to "
+                f"{high.max():g}, which networks cannot tell apart: scale them."
+            )
     if any(0 in shape for _, shape, _ in dataset.spec.parts):
         raise ValueError(
             f"{dataset.source or 'the dataset'} has observations without a number: where nothing "
             "is seen, let them be a constant."
+        )
+    if () in [shape for _, shape, _ in dataset.spec.parts]:
+        raise ValueError(
+            f"{dataset.source or 'the dataset'} has observations that are lone numbers: vectors of "
+            "one would be right."
         )
     if not dataset.num_steps:
         raise ValueError(f"{dataset.source or 'the dataset'} has no step to learn from.")
@@ -173,6 +186,26 @@ def run(
     source = _Streamed(dataset.rows, np.flatnonzero(steps).astype(np.int32), tuple(read_on))
     advance = _streamed(agent, source, config, mesh, reader)
     return _calls(advance, state, config, mesh, first_step, reader)
+
+
+class DivergedError(ValueError):
+    """What was measured of learning is not finite."""
+
+
+def learned(agent: Agent, dataset: Dataset, state: State, config: Config) -> State:
+    """The state behind the last update.
+
+    Raises what `run` raises, and DivergedError where a loss or another measure is not finite.
+    """
+    for step, reached, metrics in run(agent, dataset, state, config, 0):
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"{name} is {float(value)} within {step:,} updates: {dataset.source or 'its'} "
+                    "rewards or states may be too large for a network to learn from."
+                )
+        state = reached
+    return state
 
 
 def draw(

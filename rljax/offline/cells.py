@@ -35,7 +35,11 @@ def are_numbers(cells: Any) -> np.ndarray:
 def whole(faults: Faults, name: str, cells: Any, needed: np.ndarray) -> np.ndarray:
     """Whole numbers, int64 `[N]`."""
     if _is_numeric(cells, 1) and cells.dtype.kind in "iu":
-        return np.where(needed, cells.astype(np.int64), 0)
+        large = needed & (cells > np.iinfo(np.int64).max)  # of 64 bits without a sign
+        faults.find(
+            name, large, lambda row: f"{name} is {cells[row]}, more than 64 bits with a sign hold."
+        )
+        return np.where(needed & ~large, cells, 0).astype(np.int64)
     values = np.array([number(cell) for cell in _listed(cells)], np.float64)
     fits = np.isfinite(values) & (np.abs(values) < 2.0**53)
     fits[fits] &= values[fits] == np.floor(values[fits])
@@ -81,6 +85,8 @@ def vectors(
         values[row] = read if fits[row] else 0.0
     if keys is not None:
         told = f"an object with {', '.join(map(str, keys[:8]))}{', ...' * (len(keys) > 8)}"
+    elif not size:
+        told = f"a list of numbers; columns of lone ones are named as {{{name}: [x, y]}}"
     else:
         told = f"a list of {size} numbers"
     faults.find(name, ~right_size, lambda row: f"{name} is {_show(cells[row])}, not {told}.")
@@ -104,8 +110,10 @@ def masks(
     faults: Faults, name: str, cells: Any, needed: np.ndarray, width: int | None
 ) -> np.ndarray:
     """Masks of allowed actions, bool `[N, A]`, from lists of booleans, or of 0 and 1."""
+    if _is_numeric(cells, 2) and np.isin(cells, (0, 1)).all():
+        cells = cells.astype(bool)
     if isinstance(cells, np.ndarray) and cells.ndim == 2 and cells.dtype == bool:
-        size = cells.shape[1] if width is None else width
+        size = (cells.shape[1] or 1) if width is None else width
         faults.find(
             name,
             needed & (cells.shape[1] != size),
@@ -231,6 +239,8 @@ def _is_numeric(cells: Any, ndim: int) -> bool:
 
 def _second(cell: Any) -> float:
     if isinstance(cell, str):
+        if len(cell) > 8 and _is_decimal(cell):  # a count of milliseconds; dates have eight digits
+            return math.nan
         try:
             cell = datetime.datetime.fromisoformat(cell)
         except ValueError:
@@ -241,7 +251,7 @@ def _second(cell: Any) -> float:
 
 
 def _is_flag(cell: Any) -> bool:
-    return isinstance(cell, bool | np.bool_) or (type(cell) is int and cell in (0, 1))
+    return isinstance(cell, bool | int | np.bool_ | np.integer) and cell in (0, 1)
 
 
 def _is_decimal(text: str) -> bool:

@@ -138,6 +138,7 @@ def _decisions(
         )
     if not spec.has_mask:
         mask = next_mask = None
+    reward = require(table, columns.reward, "reward")
     log = sessions.Decisions(
         stream,
         has_ids,
@@ -148,9 +149,7 @@ def _decisions(
         Observation(following, next_mask),
         knows_next,
         action.astype(action_spec.dtype),
-        cells.numbers(faults, "reward", require(table, columns.reward, "reward"), decides).astype(
-            np.float32
-        ),
+        cells.numbers(faults, "reward", reward, decides | cells.are_numbers(reward)).astype("f4"),
         terminated,
         truncated,
         final,

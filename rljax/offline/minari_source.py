@@ -177,6 +177,7 @@ def _layout(
 
         def observation(stored: Any) -> Observation:
             values = _stored(stored, shown)
+            _check_choices(values, shown)
             mask = spaces.flat_mask(values[spaces.MASK]) if has_mask else None
             return Observation(seen.features(values, np), mask)
 
@@ -185,6 +186,7 @@ def _layout(
 
     def plain(stored: Any) -> Observation:
         values = np.asarray(stored)
+        values = values[:, None] if values.ndim == 1 else values
         return Observation(values.astype(made.observation_dtype or "float32"))
 
     return _Layout(made, plain, ())
@@ -221,12 +223,18 @@ def _guessed(file: Any, names: list[str], name: str, limit: int | None) -> EnvSp
             "metadata that tells their spaces."
         )
     actions = [each["actions"][()] for each in whole]
-    if actions[0].ndim == 1 and actions[0].dtype.kind in "iu":
+    if actions[0].dtype.kind in "iub":
+        if actions[0].dtype == bool or max(x.size // max(len(x), 1) for x in actions) > 1:
+            raise ValueError(
+                f"{file.filename} has actions of {actions[0].dtype} and shape "
+                f"{actions[0].shape[1:]}, which may be choices or reals, and no metadata that "
+                "tells: give a spec."
+            )
         action = Discrete(1 + max(int(x.max(initial=0)) for x in actions))
     else:
         rows = np.concatenate([x.reshape(len(x), -1) for x in actions]).astype(np.float32)
         action = Box(tuple(rows.min(axis=0).tolist()), tuple(rows.max(axis=0).tolist()))
-    shape = whole[0]["observations"].shape[1:]
+    shape = whole[0]["observations"].shape[1:] or (1,)
     return EnvSpec(name, shape, "float32", action, max_episode_steps=limit)
 
 
@@ -327,7 +335,8 @@ def _action(
     if not isinstance(spec.action, Box):
         if action.dtype.kind not in "iu":
             raise ValueError(f"{where} has actions of {action.dtype}, which are no choices.")
-        return action
+        one = isinstance(spec.action, Discrete) and action.ndim == 2 and action.shape[1] == 1
+        return action[:, 0] if one else action
     action = action.reshape(len(action), -1).astype(np.float32)
     low, high = (np.array(x, np.float32)[None] for x in (spec.action.low, spec.action.high))
     if not clip or action.shape[1] != low.shape[1]:
@@ -349,6 +358,27 @@ def _stored(stored: Any, space: gym.Space) -> Any:
 
         values = np.stack([np.array(Image.open(io.BytesIO(bytes(frame)))) for frame in values])
     return values
+
+
+def _check_choices(values: Any, space: gym.Space) -> None:
+    """Raises ValueError for an observed choice that its space does not have."""
+    match space:
+        case gym.Dict():
+            for name, part in space.items():
+                _check_choices(values[name], part)
+        case gym.Tuple():
+            for value, part in zip(values, space.spaces, strict=True):
+                _check_choices(value, part)
+        case gym.Discrete() | gym.MultiDiscrete() | gym.MultiBinary():
+            low = getattr(space, "start", 0)
+            count = {gym.Discrete: "n", gym.MultiDiscrete: "nvec"}.get(type(space))
+            high = low + (getattr(space, count) if count else 2)
+            rows = np.reshape(values, (len(values), -1))
+            low, high = (np.reshape(np.asarray(x), (1, -1)) for x in (low, high))
+            bad = ((rows < low) | (rows >= high)).any(axis=1)
+            if bad.any():
+                row = int(np.argmax(bad))
+                raise ValueError(f"the observation {row} is {rows[row].tolist()}, not of {space}.")
 
 
 def _space(told: Mapping[str, Any]) -> gym.Space:

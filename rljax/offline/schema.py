@@ -65,6 +65,10 @@ class Columns:
     schema_version: str | None = "schema_version"
     extras: tuple[str, ...] = ()  # more columns of numbers, kept beside the steps
 
+    def __post_init__(self):
+        if not self.state:
+            raise ValueError("state names no column: it must be one of vectors, or several")
+
 
 class OnFault(enum.Enum):
     """What happens to rows that cannot be right."""

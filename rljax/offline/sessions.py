@@ -13,6 +13,8 @@ from rljax.offline.dataset import Dataset
 from rljax.offline.schema import Faults, Rules, Unfinished
 from rljax.types import Box, Discrete, EnvSpec, Observation, Transition
 
+_SLACK = 1e-6  # seconds: what is lost of a time since 1970 as a float64, and more
+
 
 class Decisions(NamedTuple):
     """The rows of a log, as they lie in the file; where a row has no number of a kind, it is 0."""
@@ -44,7 +46,8 @@ class Cut(NamedTuple):
 def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     """Orders the rows and cuts them; what is wrong with their order goes to `faults`.
 
-    A pause of exactly `session_gap` cuts nothing; rows of equal times keep the file's order.
+    A pause of exactly `session_gap` cuts nothing. Rows of one id with equal times are sorted by
+    their steps; without ids, or steps, they keep the file's order.
 
     Raises:
         ValueError: rows are to be sorted or cut by what the log does not have, nothing tells which
@@ -58,7 +61,8 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
             f"{faults.file}: session_gap needs a column of times: name it by Columns(time=...)."
         )
     if rules.sort and key is None:
-        raise ValueError(f"{faults.file} has no column of steps or times to be sorted by.")
+        told = "steps or times" if log.step is None else "times, or of ids beside its steps,"
+        raise ValueError(f"{faults.file} has no column of {told} to be sorted by.")
     lost = log.stream < 0
     if log.time is not None and (rules.session_gap is not None or (by_time and rules.sort)):
         lost = lost | np.isnan(log.time)
@@ -66,30 +70,33 @@ def cut(faults: Faults, log: Decisions, rules: Rules) -> Cut:
     if not _is_bandit(log, rules):
         _spoil_beside(faults, log, lost, rules)
     order = np.flatnonzero(~lost & ~faults.alone)
-    keys = (
-        (log.stream[order],) if key is None or not rules.sort else (key[order], log.stream[order])
-    )
-    order = order[np.lexsort(keys)]
-    if key is not None and not rules.sort:
-        back = _together(log, order) & (np.diff(key[order]) < 0)
-        if log.has_ids or rules.session_gap is not None:
-            faults.find(
-                "order",
-                _marked(faults, order[1:][back]),
-                lambda row: (
-                    f"its {'time' if by_time else 'step'} {key[row]} is before that of the "
-                    "row above of the same episode: rules {sort: true}, in a YAML file beside the "
-                    "data, put rows in order."
-                ),
-            )
-    if log.step is not None and not by_time:
-        order = _without_duplicates(faults, log, order)
+    keys = [log.stream]  # from the last one to the first
+    if rules.sort and key is not None:
+        keys = [key, log.stream]
+        if by_time and log.has_ids and log.step is not None:
+            keys = [log.step, *keys]
+    order = order[np.lexsort([x[order] for x in keys])]
+    known = log.has_ids or rules.session_gap is not None  # what belongs together, before it is cut
+    if key is not None and known and not rules.sort:
+        _find_disorder(faults, key, order, _together(log, order), "time" if by_time else "step")
+    if log.step is not None and log.has_ids:
+        order = _without_duplicates(faults, log, order, by_time)
     new = _starts(faults, log, order, rules)
-    if log.step is not None and rules.session_gap is None and not _is_bandit(log, rules):
-        _find_missing_steps(faults, log, order, new)
+    if key is not None and not (known or rules.sort or _is_bandit(log, rules)):
+        _find_disorder(faults, key, order, ~new[1:], "time")
+    if log.step is not None and not _is_bandit(log, rules):
+        _find_missing_steps(faults, log, order, new, whole=log.has_ids and not by_time)
     _compare_next(faults, log, order, new)
     starts = np.append(np.flatnonzero(new), len(order))
     _find_lone_ends(faults, log, order[new])
+    faults.find(
+        "final row with reward",
+        log.final & (log.reward != 0),
+        lambda row: (
+            f"its reward is {log.reward[row]:g}, but it is final: it holds what the last step led "
+            "to, and decides nothing; a row that decides and ends is done."
+        ),
+    )
     if rules.unfinished is Unfinished.REFUSE and not _is_bandit(log, rules):
         last = order[starts[1:] - 1]
         faults.find(
@@ -258,14 +265,31 @@ def _starts(faults: Faults, log: Decisions, order: np.ndarray, rules: Rules) -> 
     else:
         new |= over
     if rules.session_gap is not None and log.time is not None:
-        new |= np.diff(log.time[order]) > rules.session_gap
+        new |= np.diff(log.time[order]) > rules.session_gap + _SLACK
     return np.concatenate([[True] * bool(len(order)), new]).astype(bool)
 
 
-def _without_duplicates(faults: Faults, log: Decisions, order: np.ndarray) -> np.ndarray:
+def _find_disorder(
+    faults: Faults, key: np.ndarray, order: np.ndarray, of_one: np.ndarray, name: str
+) -> None:
+    faults.find(
+        "order",
+        _marked(faults, order[1:][of_one & (np.diff(key[order]) < 0)]),
+        lambda row: (
+            f"its {name} {key[row]} is before that of the row above of the same episode: rules "
+            "{sort: true}, in a YAML file beside the data, put rows in order."
+        ),
+    )
+
+
+def _without_duplicates(
+    faults: Faults, log: Decisions, order: np.ndarray, by_time: bool
+) -> np.ndarray:
     """What was delivered twice is dropped once; two rows that differ spoil their episode."""
     assert log.step is not None
     twice = _together(log, order) & (np.diff(log.step[order]) == 0)
+    if by_time and log.time is not None:  # the sessions of one id may start alike
+        twice &= np.diff(log.time[order]) == 0
     above, row = order[:-1][twice], order[1:][twice]
     columns = [log.action, log.reward, log.terminated, log.truncated, log.final]
     columns += [*jax.tree.leaves(log.observation), *log.extras.values()]
@@ -284,15 +308,18 @@ def _without_duplicates(faults: Faults, log: Decisions, order: np.ndarray) -> np
     return order[~faults.alone[order]]
 
 
-def _find_missing_steps(faults: Faults, log: Decisions, order: np.ndarray, new: np.ndarray) -> None:
+def _find_missing_steps(
+    faults: Faults, log: Decisions, order: np.ndarray, new: np.ndarray, *, whole: bool
+) -> None:
+    """Steps that are absent between others; or at the start, where an id is a `whole` episode."""
     assert log.step is not None
     ahead = np.concatenate([[0], np.diff(log.step[order])]) if len(order) else order
-    # Of one id, rows that go back or stand still are faults already.
-    missing = ((ahead > 1) if log.has_ids else (ahead != 1)) & ~new
+    # Of whole ones, rows that go back or stand still are faults already.
+    missing = ((ahead > 1) if whole else (ahead != 1)) & ~new
     due = np.zeros(len(log.step), np.int64)
     due[order[1:]] = log.step[order[:-1]] + 1
     steps = log.step
-    if log.has_ids and new.any():  # where most episodes start alike, others have lost their start
+    if whole and new.any():  # where most episodes start alike, others have lost their start
         numbers, counts = np.unique(steps[order[new]], return_counts=True)
         if 2 * counts.max() > counts.sum():
             missing |= new & (steps[order] > numbers[np.argmax(counts)])

@@ -230,10 +230,10 @@ def _kind(path: pathlib.Path, columns: Columns | None) -> str:
                 'hdf5 is read, which it writes with data_format="hdf5".'
             )
         raise ValueError(f"The folder {path} is of no known format; known are {_KNOWN}.")
-    name = path.name
+    name = path.name.lower()
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
-    suffix = pathlib.PurePath(name).suffix.lower()
+    suffix = pathlib.PurePath(name).suffix
     if suffix == ".parquet":
         return "parquet"
     if suffix == ".npz":

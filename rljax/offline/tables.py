@@ -36,7 +36,8 @@ def lines(path: str | os.PathLike[str]) -> Iterable[tuple[int, str]]:
     path = pathlib.Path(path)
     number = 0
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+        opener = _OPENERS.get(path.suffix.lower(), open)
+        with opener(path, "rt", encoding="utf-8-sig") as file:  # a mark of byte order is no text
             for number, line in enumerate(file, start=1):
                 yield number, line
     except FileNotFoundError:
@@ -141,7 +142,7 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     damaged = (*_CUT_SHORT, *DAMAGED, zipfile.BadZipFile, ValueError)
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         h5py = optional("h5py")
@@ -151,7 +152,7 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"There is no file {path}.") from None
     except damaged as error:
         told = " ".join(str(error).split())[:200]
-        kind = "NumPy arrays (.npz)" if path.suffix == ".npz" else "HDF5"
+        kind = "NumPy arrays (.npz)" if path.suffix.lower() == ".npz" else "HDF5"
         raise ValueError(f"{path} is no file of {kind}, or is cut short: {told}") from None
 
 

@@ -123,8 +123,7 @@ def evaluate(
     state = offline.init(agent, dataset, loop)
     first = jax.tree.map(lambda x: jnp.asarray(x[dataset.starts[:-1]]), dataset.rows.observation)
     state = offline.State(state.train._replace(first=first))
-    *_, (_, state, _) = offline.run(agent, dataset, state, loop, 0)
-    train = state.train
+    train = offline.learned(agent, dataset, state, loop).train
 
     def ratio(observation: Observation, action: Array, key: PRNGKeyArray) -> Array:
         del action, key

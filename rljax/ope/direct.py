@@ -118,7 +118,8 @@ def evaluate(
 ) -> Values:
     """Learns the model from the dataset, and values the rows of another one, or its own.
 
-    Raises NoModel for real actions that have no bounds, or go with anything but plain vectors.
+    Raises NoModel for real actions that have no bounds, or go with anything but plain vectors; and
+    where what was learned is not finite.
     """
     agent, network = _make(dataset.spec, target, config)
     loop = offline.Config(
@@ -129,7 +130,10 @@ def evaluate(
         num_devices=1,
     )
     state = offline.init(agent, dataset, loop)
-    *_, (_, state, _) = offline.run(agent, dataset, state, loop, 0)
+    try:
+        state = offline.learned(agent, dataset, state, loop)
+    except offline.DivergedError as error:
+        raise NoModel(str(error)) from None
     return _values(network, state.train, valued or dataset, config)
 
 

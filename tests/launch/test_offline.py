@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import collect, flags, trained
+from launch import collect, convert, flags, trained
 from rljax.metrics import jsonl
 from rljax.offline import dataset, sources
 from tests.launch.killing import kill_behind_a_checkpoint
@@ -236,6 +236,16 @@ def test_rows_on_disk_are_learned_from_as_the_files_that_they_come_from(
     assert hashes[0] == hashes[1]
     one, two = (trained.load(x).policy for x in (workdir, straight))
     jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_a_name_with_brackets_is_no_pattern(data, tmp_path):
+    [log] = data.glob("*.parquet")
+    named, other = tmp_path / "log[1].parquet", tmp_path / "log1.parquet"
+    named.write_bytes(log.read_bytes())
+    other.write_bytes(b"what the pattern would find")
+    flags.parse_script(["", f"--dataset={named}", f"--out={tmp_path / 'rows'}"], convert.FLAGS)
+    assert convert.main([]) == 0
+    assert sources.open(tmp_path / "rows").num_episodes == 40
 
 
 def test_what_cannot_be_converted_is_one_sentence(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from launch import ope
+from launch import ope, propensities
 from rljax.offline import dataset
 from rljax.offline.dataset import Episode
 from rljax.ope import trajectories
@@ -24,6 +24,25 @@ def log(last_value, *, terminated):
     last = None if last_value is None else np.full(4, last_value)
     rewards = [np.ones(2)] * 4
     return made, trajectories.from_episodes(rewards, [np.zeros(2)] * 4, 0.5, last_value=last)
+
+
+def test_propensities_do_not_depend_on_the_units_of_what_was_seen():
+    """A feature of a million, as a time or an income, hides the one that decides from a clone."""
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(3000, 2)).astype(np.float32)
+    chance = 1 / (1 + np.exp(-2 * seen[:, 0]))
+    action = (rng.random(3000) < chance).astype(np.int32)
+    seen[:, 1] = 1e6 + 1e5 * seen[:, 1]
+    spec = EnvSpec("visitors", (2,), "float32", Discrete(2))
+    episodes = [
+        Episode(Observation(np.stack([x, x])), a[None], np.ones(1, np.float32), True)
+        for x, a in zip(seen, action, strict=True)
+    ]
+    made = dataset.make(spec, episodes)
+    found = np.exp(propensities._cloned_choices(made, 0)[made.rows.valid])
+    expected = np.where(action == 1, chance, 1 - chance)
+    assert np.abs(found - expected).mean() < 0.06
+    assert (expected / found).mean() == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,27 @@ def test_a_dimension_that_never_varies_leaves_nothing_to_choose(data):
         offline.check(dataclasses.replace(data, spec=fixed), CONFIG)
 
 
+def test_boxes_that_are_too_wide_and_lone_numbers_are_refused(data):
+    wide = EnvSpec("wide", (2,), "float32", Box((-3e38,), (3e38,)))
+    with pytest.raises(ValueError, match=r"actions from -3e\+38 to 3e\+38, which networks cannot"):
+        offline.check(dataclasses.replace(data, spec=wide), CONFIG)
+    lone = dataclasses.replace(data, spec=dataclasses.replace(SPEC, observation_shape=()))
+    with pytest.raises(ValueError, match="observations that are lone numbers"):
+        offline.check(lone, CONFIG)
+
+
+def test_what_is_learned_is_the_last_state_and_finite(data):
+    agent = agent_of()
+    state = offline.learned(agent, data, offline.init(agent, data, CONFIG), CONFIG)
+    np.testing.assert_array_equal(state.train.seen, trained(data)[1].train.seen)
+    huge = dataclasses.replace(data, rows=data.rows._replace(reward=data.rows.reward + np.inf))
+    bad = agent._replace(
+        update=lambda state, batch, key: (state, {"loss/q": jnp.max(batch.reward)})
+    )
+    with pytest.raises(offline.DivergedError, match=r"loss/q is inf within \d+ updates"):
+        offline.learned(bad, huge, offline.init(bad, huge, CONFIG), CONFIG)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

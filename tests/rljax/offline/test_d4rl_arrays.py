@@ -268,7 +268,7 @@ def test_a_limit_beside_what_tells_the_ends_is_refused(save):
         d4rl_arrays.read(save(flat()), time_limit=2)
 
 
-@pytest.mark.parametrize("lengths", [[2.5, 3.5], [np.nan, 6.0], [7, -1]])
+@pytest.mark.parametrize("lengths", [[2.5, 3.5], [np.nan, 6.0], [7, -1], [2**62] * 4 + [6]])
 def test_lengths_are_positive_whole_numbers(save, lengths):
     arrays = flat(timeouts=None, terminals=None, episode_lengths=np.array(lengths))
     with pytest.raises(ValueError, match="its episode_lengths must be"):

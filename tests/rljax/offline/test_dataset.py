@@ -49,6 +49,14 @@ def test_episodes_come_back_as_they_went_in():
         assert before.terminated == after.terminated
 
 
+def test_one_large_reward_changes_no_other_return():
+    rewards = [[1e20], [1, 2], [5, 5, 5], [9]]
+    episodes = [episode(steps=len(x), reward=np.float32(x)) for x in rewards]
+    data = dataset.make(SPEC, episodes)
+    np.testing.assert_array_equal(data.returns(), [np.float32(1e20), 3, 15, 9])
+    assert dataset.top(data, 0.5).returns().tolist() == [np.float32(1e20), 15]
+
+
 def test_the_best_episodes_keep_their_order():
     data = dataset.make(SPEC, [episode(5, 1), episode(20, 1), episode(1, 1), episode(9, 1)])
     assert dataset.top(data, 0.5).returns().tolist() == [20, 9]

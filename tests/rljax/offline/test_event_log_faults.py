@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from rljax.offline import event_log
+from rljax.offline import event_log, sources
 from rljax.offline.schema import Columns, OnFault, Rules, Unfinished
 from rljax.types import Discrete, EnvSpec
 
@@ -60,6 +60,7 @@ FAULTS = {
     "mask flag": ({"action_mask": [True, 2]}, "action_mask is .*, not a list of 2 booleans"),
     "state long": ({"state": [10**400, 1.0]}, "holds something that is not a finite number"),
     "state object": ({"state": {"a": 1.0, "b": 2.0}}, "state is .*, not a list of 2 numbers"),
+    "time": ({"time": "1612010112345"}, "time is '1612010112345', neither seconds nor a time"),
     "version": ({"schema_version": 2}, "schema_version is 2; this reader knows 1"),
 }
 
@@ -67,7 +68,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_refused_with_its_line_or_its_episode_dropped(write_jsonl, name, rows_of):
     change, told = FAULTS[name]
-    more = {"schema_version": 1, "action_mask": [True, True]}
+    more = {"schema_version": 1, "action_mask": [True, True], "time": "20240131"}
     rows = rows_of("a", 3, **more) + rows_of("b", 3, start=10.0, **more)
     rows[5 if name == "gap" else 4] |= change
     path = write_jsonl(rows)
@@ -197,6 +198,21 @@ def test_compressed_logs_are_read_and_their_cuts_told(tmp_path, write_jsonl, row
     path.write_bytes(gzip.compress(plain)[:-30])
     with pytest.raises(ValueError, match="the file is cut short or damaged"):
         event_log.read_jsonl(path)
+
+
+def test_a_mark_of_byte_order_and_capitals_of_a_suffix_are_no_fault(tmp_path, write_jsonl, rows_of):
+    plain = write_jsonl(rows_of("a", 2)).read_bytes()
+    path = tmp_path / "log.jsonl.GZ"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain))
+    assert sources.open(path).num_steps == 2
+
+
+def test_lone_states_are_told_how_they_are_named(write_jsonl, rows_of):
+    path = write_jsonl([row | {"state": 1.5} for row in rows_of("a", 2)])
+    with pytest.raises(ValueError, match=r"state is 1\.5, not a list of numbers; .* \{state: \[x"):
+        event_log.read_jsonl(path)
+    with pytest.raises(ValueError, match="state names no column"):
+        Columns(state=())
 
 
 def test_an_empty_or_absent_log_is_told(tmp_path):

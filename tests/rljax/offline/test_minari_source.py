@@ -66,6 +66,50 @@ def test_every_episode_is_aligned(write):
     assert made.rows.extras == {}
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_without_spaces_whole_numbers_are_choices_and_lone_observations_vectors(write, dtype):
+    first, second = episode(0, 3), episode(5, 2)
+    first["actions"], second["actions"] = dtype([0, 1, 0]), dtype([2, 1])
+    first["observations"] = first["observations"][:, 0]
+    second["observations"] = second["observations"][:, 0]
+    flat = minari_source.read(write([first, second], None)).dataset
+    assert flat.spec.action == Discrete(3)
+    np.testing.assert_array_equal(flat.rows.observation.features[:4], [[0], [1], [2], [3]])
+    first["actions"], second["actions"] = first["actions"][:, None], second["actions"][:, None]
+    with_axis = minari_source.read(write([first, second], None)).dataset
+    assert with_axis.spec == flat.spec
+    np.testing.assert_array_equal(with_axis.rows.action, flat.rows.action)
+
+
+@pytest.mark.parametrize("actions", [np.zeros((3, 2), np.int64), np.zeros(3, bool)])
+def test_without_spaces_what_may_be_choices_or_reals_is_refused(write, actions):
+    with pytest.raises(ValueError, match="which may be choices or reals, and no metadata"):
+        minari_source.read(write([episode(0, 3) | {"actions": actions}], None))
+
+
+CHOICE = {"type": "Discrete", "n": 3, "start": 1}
+CHOICES = {"type": "MultiDiscrete", "nvec": [2, 3], "start": [0, 0]}
+FLAGS = {"type": "MultiBinary", "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("space", "seen", "row"),
+    [
+        (CHOICE, [1, 3, 4, 2], 2),
+        (CHOICE, [1, 3, 2, 0], 3),
+        (CHOICES, [[0, 2], [2, 0], [0, 0], [0, 0]], 1),
+        (FLAGS, [[0, 1], [1, 0], [0, 0], [0, 2]], 3),
+    ],
+)
+def test_an_observed_choice_outside_its_space_is_refused(write, space, seen, row):
+    seen = np.array(seen)
+    folder = write([episode(0, 3) | {"observations": seen}], space)
+    with pytest.raises(ValueError, match=rf"episode_0 .*the observation {row} is .*, not of "):
+        minari_source.read(folder)
+    seen[row] = 1
+    assert minari_source.read(write([episode(0, 3) | {"observations": seen}], space)).dataset
+
+
 def test_time_outs_are_no_terminations(write):
     made = minari_source.read(write([episode(0, 2, False), episode(5, 2)])).dataset
     assert [each.terminated for each in made.episodes()] == [False, True]

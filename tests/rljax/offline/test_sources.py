@@ -37,13 +37,38 @@ def test_arrays(tmp_path):
     arrays = {"observations": np.zeros((2, 1)), "actions": np.array([0, 1]), "rewards": [0.0, 1.0]}
     arrays["terminals"], arrays["timeouts"] = np.array([[False, True], [False, False]])
     np.savez(tmp_path / "a.npz", **arrays)
-    assert sources.open(tmp_path / "a.npz").num_steps == 2
+    (tmp_path / "b.NPZ").write_bytes((tmp_path / "a.npz").read_bytes())
+    for name in ("a.npz", "b.NPZ"):
+        assert sources.open(tmp_path / name).num_steps == 2
     h5py = pytest.importorskip("h5py", reason="needs the extra offline")
     for name in ("a.hdf5", "a.h5"):
         with h5py.File(tmp_path / name, "w") as file:
             for key, x in arrays.items():
                 file[key] = x
         assert sources.open(tmp_path / name).num_steps == 2
+
+
+def test_whole_numbers_of_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra offline")
+    pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra offline")
+    rows = {"state": [[1.0], [2.0]], "action": [0, 1], "reward": [1.0, 2.0], "done": [True, True]}
+
+    def read(**more):
+        pq.write_table(pa.table(rows | more), tmp_path / "a.parquet")
+        return sources.open(tmp_path / "a.parquet")
+
+    for kind in (pa.int64(), pa.uint8()):
+        made = read(action_mask=pa.array([[1, 1, 0], [0, 1, 1]], pa.list_(kind)))
+        np.testing.assert_array_equal(
+            made.rows.observation.mask[::2], [[True, True, False], [False, True, True]]
+        )
+    with pytest.raises(ValueError, match=r"row 1: action_mask is .*, not a list of 2 booleans"):
+        read(action_mask=pa.array([[1, 2], [1, 1]], pa.list_(pa.int64())))
+    with pytest.raises(ValueError, match="row 1: action_mask is a list of 0, not of 1"):
+        read(action_mask=pa.array([[], []], pa.list_(pa.bool_())))
+    for name in ("action", "step"):
+        with pytest.raises(ValueError, match=f"row 2: {name} is 9223372036854775809, more than"):
+            read(**{name: pa.array([0, 2**63 + 1], pa.uint64())})
 
 
 def test_a_table_without_a_row_is_told_with_its_name(tmp_path):

@@ -54,6 +54,15 @@ def test_values_of_a_walk_that_terminates(chance):
     np.testing.assert_allclose(values.q[rows], q, atol=0.15)
 
 
+def test_a_model_that_cannot_learn_is_none():
+    """Of rewards whose squares are no float32, Adam's steps are 0: Q would stay as it began."""
+    data = walks(terminated=True)
+    huge = dataclasses.replace(data, rows=data.rows._replace(reward=data.rows.reward * 1e30))
+    config = dataclasses.replace(CONFIG, total_updates=10)
+    with pytest.raises(direct.NoModel, match=r"loss/\w+ is inf within 10 updates"):
+        direct.evaluate(huge, target(1.0), config)
+
+
 def test_behind_a_time_limit_the_model_goes_on():
     """Cut in place 1 or 2, whose values other episodes tell: nothing ends there."""
     cut = [walk([a], False) for a in (0, 1)] * 4
