@@ -201,8 +201,8 @@ def learned(agent: Agent, dataset: Dataset, state: State, config: Config) -> Sta
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(
-                    f"{name} is {float(value)} within {step:,} updates: {dataset.source or 'its'} "
-                    "rewards or states may be too large for a network to learn from."
+                    f"{name} is {float(value)} within {step:,} updates: rewards or states of "
+                    f"{dataset.source or 'the dataset'} may be too large for a network."
                 )
         state = reached
     return state

@@ -316,6 +316,7 @@ def _find_missing_steps(
     ahead = np.concatenate([[0], np.diff(log.step[order])]) if len(order) else order
     # Of whole ones, rows that go back or stand still are faults already.
     missing = ((ahead > 1) if whole else (ahead != 1)) & ~new
+    advice = "" if whole else "; columns {step: null} leave steps unread"
     due = np.zeros(len(log.step), np.int64)
     due[order[1:]] = log.step[order[:-1]] + 1
     steps = log.step
@@ -327,7 +328,7 @@ def _find_missing_steps(
     faults.find(
         "missing steps",
         _marked(faults, order[missing]),
-        lambda row: f"step {steps[row]} comes where step {due[row]} of its episode is due.",
+        lambda row: f"step {steps[row]} comes where step {due[row]} of its episode is due{advice}.",
     )
 
 
