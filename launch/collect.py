@@ -20,7 +20,6 @@ and collection.json, which says what acted, and how well. Actions are sampled, n
 import functools
 import json
 import pathlib
-import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags as absl_flags
@@ -67,23 +66,24 @@ def main(argv: list[str]) -> int:
 
     import jax
 
+    from rljax import files
     from rljax.offline import collection, dataset, tables, writers
 
     with flags.usage_errors():
         tables.optional("pyarrow")  # before anything is played
         tables.optional("h5py")
         out = pathlib.Path(FLAGS.out)
-        partial = out.with_name(f".{out.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)  # before anything is played: it may be nobody's to write
-        try:
+        with files.new_folder(out) as partial:  # before anything is played: is it ours to write?
             cast = _cast()
             parts: list[Episode] = []
             told = []
+            if FLAGS.episodes < len(cast):
+                raise flags.UsageError(
+                    f"--episodes={FLAGS.episodes} must be at least {len(cast)}: --policy="
+                    f"{FLAGS.policy} is of as many policies here."
+                )
             counts = collection.shares(FLAGS.episodes, len(cast))
             for number, (actor, count) in enumerate(zip(cast, counts, strict=True)):
-                if not count:
-                    continue
                 collect = collection.collector(actor.agent, _env(number + 1), min(count, _ENVS))
                 key = jax.random.fold_in(jax.random.key(FLAGS.seed), number)
                 episodes = collect(actor.policy, count, key)
@@ -105,10 +105,6 @@ def main(argv: list[str]) -> int:
                 "parts": told,
             }
             (partial / "collection.json").write_text(json.dumps(summary, indent=2) + "\n")
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
     for part in told:
         print(f"{part['policy']}: {part['episodes']} episodes, return {part['return_mean']:,.1f}")
     print(f"{out}: {made.num_episodes:,} episodes, {made.num_steps:,} steps")

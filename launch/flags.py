@@ -22,7 +22,7 @@ from launch import actors, command_line, fine_tuning, graph, presets
 from launch.command_line import parse_script, run, usage_errors
 from launch.experiment import Collector, Experiment, Parallel
 from rljax import config as configs
-from rljax import registry
+from rljax import registry, validation
 from rljax.config import UsageError, nearest
 from rljax.metrics.progress import Progress
 from rljax.metrics.writers import Logging, Sink
@@ -150,6 +150,7 @@ def experiment(argv: list[str]) -> Experiment:
         raise UsageError(f"--seed must be less than {2**31}, not {values.seed}.")
     config = _frozen(preset_config, values["config"].value)
     with usage_errors():
+        validation.numbers(config)
         registry.agent_module(values.agent).validate(config)
         graph.check_values(values.agent, config, graph.vary(values.vary))
     return _experiment(values, config, preset)

@@ -60,6 +60,8 @@ def report(run: Trained, path: str, options: Options) -> tuple[table.Report, dic
     Raises ValueError where the dataset is of something else, or the policy cannot be weighed.
     """
     dataset = _opened(run, path)
+    if options.bandwidth is not None and not isinstance(dataset.spec.action, Box):
+        raise ValueError(f"--ope_bandwidth is of real actions, and those of {path} are choices.")
     bandit = is_bandit(dataset)
     greedy, seed = options.greedy, options.seed
     discount = 1.0 if bandit else float(getattr(run.experiment.config, "discount", 0.99))

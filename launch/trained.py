@@ -109,6 +109,10 @@ def pinned(experiment: Experiment) -> Experiment:
         before = experiments.load(experiment.workdir)
         if before.expert == experiment.expert:
             return dataclasses.replace(experiment, expert_step=before.expert_step)
+    try:
+        experiments.load(experiment.expert)  # nothing is made where no run is
+    except UsageError as error:
+        raise UsageError(f"--expert: {error}") from error
     with checkpoint.Manager(pathlib.Path(experiment.expert) / "checkpoints") as checkpoints:
         step = max(checkpoints.steps, default=0)
     return dataclasses.replace(experiment, expert_step=step)

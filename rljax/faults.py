@@ -77,6 +77,6 @@ def check_metrics(step: int, metrics: Mapping[str, Any]) -> None:
         if name.startswith(("loss/", "policy/")) and not math.isfinite(float(value)):
             raise RunFault(
                 f"{name} is {float(value)} after the update that ends at step {step:,}: training "
-                "stops, and the last checkpoint of the workdir stays as it was; a smaller "
-                "--config.learning_rate may help."
+                "stops, and the last checkpoint of the workdir stays as it was; a smaller learning "
+                "rate may help."
             )

@@ -1,7 +1,33 @@
 """What the fields of an agent's config may be: one sentence for each that cannot work."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
+
+_LARGEST = 2**31 - 1  # of the whole numbers that compiled programs count with
+_COUNTED_ON_HOST = ("total_steps",)
+_LIMITS = {  # where an infinity is no limit
+    *("c_bound", "clip_ratio", "clip_value", "gap_max", "gap_min", "huber_threshold"),
+    *("max_grad_norm", "max_weight", "observation_clip", "policy_rho_bound", "reward_clip"),
+    *("rho_bound", "target_kl", "target_noise_clip"),
+}
+
+
+def numbers(config: Any) -> None:
+    """Raises ValueError for a field that no number can be: nan, too large, infinite but no limit.
+
+    For any config, whatever its fields; what else they may be their agent says.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            if math.isnan(value) or field.name not in _LIMITS:
+                raise ValueError(f"config.{field.name} must be a finite number, not {value}.")
+        several = value if isinstance(value, tuple) else (value,)
+        large = any(type(x) is int and abs(x) > _LARGEST for x in several)
+        if large and field.name not in _COUNTED_ON_HOST:
+            raise ValueError(f"config.{field.name} must be at most {_LARGEST:,}, not {value}.")
 
 
 def positive(config: Any, *names: str) -> None:

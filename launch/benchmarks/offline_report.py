@@ -37,6 +37,8 @@ def write(report: Mapping[str, Any], output: pathlib.Path, runs: pathlib.Path) -
     where no agent can be named.
     """
     rows = table.from_json(dict(report))
+    if not rows:
+        raise UsageError("it holds no row, so that there is nothing to report.")
     results, played = results_of(rows)
     choice = choose(results)
     folder = runs / pathlib.Path(str(rows[0].settings["dataset"])).resolve().name

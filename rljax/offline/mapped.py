@@ -14,7 +14,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 
 from rljax import config as configs
+from rljax.files import new_folder
 from rljax.offline import tables
 from rljax.offline.dataset import Dataset
 from rljax.types import ActionSpec, Box, Discrete, EnvSpec, Observation, Transition
@@ -43,12 +43,7 @@ def writing(
         ValueError: the folder exists, nothing was appended, or a part is not as those before it.
     """
     folder = pathlib.Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder} exists already: choose a new folder.")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    files: list[BinaryIO] = []
+    open_files: list[BinaryIO] = []
     told: list[dict[str, Any]] = []
     starts, specs = [0], []
 
@@ -58,18 +53,18 @@ def writing(
         if not specs:
             specs.append(part.spec)
             told.extend(shapes)
-            files.extend((partial / f"{n}.bin").open("wb") for n in range(len(shapes)))
+            open_files.extend((partial / f"{n}.bin").open("wb") for n in range(len(shapes)))
         specs[0] = _widened(specs[0], part)
         if shapes != told:
             names = [", ".join(each["name"] for each in all_of) for all_of in (shapes, told)]
             raise ValueError(f"{part.source} has the arrays {names[0]}; before it came {names[1]}.")
-        for file, x in zip(files, arrays.values(), strict=True):
+        for file, x in zip(open_files, arrays.values(), strict=True):
             file.write(np.ascontiguousarray(x).data)
         starts.extend((part.starts[1:] + starts[-1]).tolist())
 
-    try:
+    with new_folder(folder) as partial:
         with contextlib.ExitStack() as stack:
-            stack.callback(lambda: [file.close() for file in files])
+            stack.callback(lambda: [file.close() for file in open_files])
             yield append
         if not specs:
             raise ValueError(f"there is no episode to write to {folder}.")
@@ -83,9 +78,6 @@ def writing(
             "features": features,
         }
         (partial / FILE).write_text(json.dumps(summary, indent=2) + "\n")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read(folder: str | os.PathLike[str]) -> Dataset:

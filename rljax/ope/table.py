@@ -175,7 +175,7 @@ def forest_plot(report: Report, output: pathlib.Path) -> None:
         axes.axvline(report.logged.value, color="gray", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [row.name for row, _ in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"return per episode, {100 * report.confidence:g} % intervals")
+    axes.set_xlabel(f"discounted return per episode, {100 * report.confidence:g} % intervals")
     axes.set_title(f"trust: {report.verdict.trust}", fontsize="medium")
     axes.grid(alpha=0.25, axis="x")
     axes.spines[["top", "right"]].set_visible(False)

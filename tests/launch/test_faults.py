@@ -91,6 +91,6 @@ def test_learning_that_explodes_stops_the_run(tmp_path, capsys):
     code = run(tmp_path / "run", "--config.learning_rate=1e38", "--config.num_envs=8")
     message = capsys.readouterr().err
     assert code == 2, message
-    assert "a smaller --config.learning_rate may help" in message
+    assert "a smaller learning rate may help" in message
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert all("NaN" not in json.dumps(json.loads(line)) for line in lines)

@@ -81,6 +81,15 @@ def test_where_nothing_can_be_written_nothing_is_played(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_every_policy_of_a_mixture_needs_an_episode(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "_cast", lambda: [None] * 3)
+    asked = ["collect", "--workdir=run", "--policy=mixed", "--episodes=2"]
+    flags.parse_script([*asked, f"--out={tmp_path / 'out'}"], collect.FLAGS)
+    with pytest.raises(flags.UsageError, match=r"--episodes=2 must be at least 3: --policy=mixed"):
+        collect.main(["collect"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("policy", ["expert", "medium"])
 def test_who_never_trained_has_nobody_to_play(tmp_path, policy):
     out = f"--out={tmp_path / 'out'}"

@@ -2,7 +2,7 @@
 
 import math
 
-from launch.benchmarks import offline, offline_choice
+from launch.benchmarks import offline, offline_choice, offline_report
 
 
 def test_an_estimate_without_an_interval_may_be_off_by_anything():
@@ -13,3 +13,9 @@ def test_an_estimate_without_an_interval_may_be_off_by_anything():
     sure = offline_choice.Result((0.0, 0.0), (-0.1, 0.1))
     lead = offline_choice.difference({"bc": sure, "iql": result}, "iql", "bc")
     assert (lead.value, lead.low, lead.high) == (1.0, -math.inf, math.inf)
+
+
+def test_results_without_a_row_are_told(tmp_path, capsys):
+    (tmp_path / "x.json").write_text('{"rows": []}')
+    assert offline_report.main([str(tmp_path / "x.json")]) == 2
+    assert "it holds no row" in capsys.readouterr().err

@@ -114,6 +114,11 @@ def test_the_greedy_policy_and_estimated_propensities(run):
         assert abs(row["value"] - truth) < 0.08, row
 
 
+def test_a_bandwidth_is_of_real_actions(run, log):
+    with pytest.raises(ValueError, match=r"--ope_bandwidth is of real actions, and those of .*log"):
+        ope.report(trained.load(run), str(log), ope.Options(greedy=True, bandwidth=0.5))
+
+
 def test_estimated_propensities_that_are_right_weigh_as_the_logged_ones_do(run, monkeypatch):
     found = trained.load(run)
     files = [
