@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 _LARGEST = 2**31 - 1  # of the whole numbers that compiled programs count with
-_COUNTED_ON_HOST = ("total_steps",)
+_MAY_BE_LARGER = ("total_steps", "replay_capacity")  # counted on the host; says what it takes
 _LIMITS = {  # where an infinity is no limit
     *("c_bound", "clip_ratio", "clip_value", "gap_max", "gap_min", "huber_threshold"),
     *("max_grad_norm", "max_weight", "observation_clip", "policy_rho_bound", "reward_clip"),
@@ -26,7 +26,7 @@ def numbers(config: Any) -> None:
                 raise ValueError(f"config.{field.name} must be a finite number, not {value}.")
         several = value if isinstance(value, tuple) else (value,)
         large = any(type(x) is int and abs(x) > _LARGEST for x in several)
-        if large and field.name not in _COUNTED_ON_HOST:
+        if large and field.name not in _MAY_BE_LARGER:
             raise ValueError(f"config.{field.name} must be at most {_LARGEST:,}, not {value}.")
 
 
