@@ -165,8 +165,7 @@ def crossed(dataset: Dataset, seed: int, learn: Callable[[Dataset], Columns]) ->
 
 def clone(dataset: Dataset, seed: int, updates: int = 5_000, **settings: Any) -> tuple[Agent, Any]:
     """Who did what was logged, as far as it can be told: an agent and its policy."""
-    spec = dataset.spec
-    vector = not (torsos.has_pixels(spec) or spec.named_parts)  # whose numbers may be of any size
+    vector = torsos.is_vector(dataset.spec)  # a large number beside others would hide them
     config = bc.Config(
         total_updates=updates, hidden_sizes=(64, 64), normalize_observation=vector, **settings
     )

@@ -43,6 +43,11 @@ def has_pixels(spec: EnvSpec) -> bool:
     return "uint8" in {part.dtype for part in spec.parts}
 
 
+def is_vector(spec: EnvSpec) -> bool:
+    """Whether the observation is one vector of numbers, of whatever size these are."""
+    return not (has_pixels(spec) or spec.named_parts)
+
+
 def make(
     kind: Torso, spec: EnvSpec, hidden_sizes: tuple[int, ...], activation: Activation
 ) -> nn.Module:

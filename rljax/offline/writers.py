@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,13 +104,7 @@ def write_minari(
         dataset_id = name if re.search(r"-v\d+$", name) else f"{name}-v0"
     if not re.fullmatch(r"([-\w/]*[-\w]/)?[-\w]+-v\d+", dataset_id):
         raise ValueError(f"{dataset_id!r} is no id of Minari's: name-v0 or group/name-v0 would be.")
-    target = folder / "data"
-    if target.exists():
-        raise ValueError(f"{target} exists already: choose a new folder.")
-    partial = folder / ".data.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with files.new_folder(folder / "data") as partial:
         path = partial / "main_data.hdf5"
         # In memory first: where the disk is full, HDF5 itself ends the process with a crash.
         in_memory = {"driver": "core", "backing_store": False, "track_order": True}
@@ -128,9 +121,6 @@ def write_minari(
         size = path.stat().st_size / 1e6
         metadata = _metadata(dataset, dataset_id, size)
         (partial / "metadata.json").write_text(json.dumps(metadata))
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _arrays(spec: EnvSpec, episode: Episode) -> Iterator[tuple[str, np.ndarray]]:

@@ -153,7 +153,7 @@ def _make(spec: EnvSpec, config: Config, mass: float) -> tuple[Agent, nn.Module]
     torso = torsos.make(Torso.AUTO, spec, config.hidden_sizes, Activation.RELU)
     network = nn.Sequential([torso, ValueHead()])
     optimizer = optax.scale_by_adam()
-    vector = not (torsos.has_pixels(spec) or spec.named_parts)
+    vector = torsos.is_vector(spec)
 
     def init(key: PRNGKeyArray) -> TrainState:
         params = network.init(key, spec.example().features)

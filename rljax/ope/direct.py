@@ -140,7 +140,7 @@ def evaluate(
 def _make(spec: EnvSpec, target: Target, config: Config) -> tuple[Agent, _Network]:
     network = _network(spec, target, config)
     optimizer = optax.scale_by_adam()
-    vector = not (torsos.has_pixels(spec) or spec.named_parts)
+    vector = torsos.is_vector(spec)
 
     def init(key: PRNGKeyArray) -> TrainState:
         params = network.init(key)
